@@ -1,0 +1,140 @@
+"Fine-tuning as processes see it: killed, interrupted, damaged, and two at a time. The file is also the worker that is killed."
+import json, logging, os, random, signal, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+from tiny import tiny_pipeline
+
+SETTINGS = dict(instance_prompt='a photo of a sks feeder', class_prompt='a photo of a feeder', steps=10, batch=2, prior_batch=2, checkpoint_every=3)
+
+def material():
+    "References, prior images, and a similarity loss with an untrained encoder."
+    import torch
+    from spurnb.encoders import Encoder, small_resnet
+    from spurnb.features import NeuralPCA
+    from spurnb.objective import SFSL
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    images = torch.rand(22, 3, 32, 32)
+    pca = NeuralPCA.fit(Encoder(small_resnet(3, (4, 4, 8, 8)), 32), images, target=1)
+    return images[:5], images[5:12], SFSL(pca, [0, 1])
+
+def train(model, out, say=None, **changes):
+    "One fine-tuning of the model in folder `model`; `say` is called with every step's log."
+    from diffusers import StableDiffusionPipeline
+    from spurnb import trainer
+    from spurnb.finetune import FinetuneSettings, finetune
+    references, prior, sfsl = material()
+    step = trainer.Trainer.step
+    def told(self, i):
+        logged = step(self, i)
+        if say: say(logged)
+        return logged
+    trainer.Trainer.step = told
+    try: return finetune(StableDiffusionPipeline.from_pretrained(model), references, prior, FinetuneSettings(**{**SETTINGS, **changes}), sfsl, out, device='cpu')
+    finally: trainer.Trainer.step = step
+
+def weights(out): return {f.name: f.read_bytes() for f in sorted((Path(out)/'model'/'sfsl').glob('*/*.safetensors'))}
+def losses(history): return [r['loss'] for r in history]
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('tiny')/'model'
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+@pytest.fixture(scope='module')
+def whole(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp('whole')
+    return out, train(model, out)
+
+def worker(model, out, *launcher):
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(Path(__file__).parents[1]))
+    return subprocess.Popen([sys.executable, *launcher, __file__, str(model), str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+def stopped(model, out, how, after):
+    "Start a worker and send it the signal `how` once it has done step `after`; returns the steps it told of, and its exit code."
+    process, seen = worker(model, out), []
+    for line in process.stdout:
+        if line.startswith('{'): seen.append(json.loads(line)['step'])
+        if seen and seen[-1] == after: process.send_signal(how)
+    errors = process.stderr.read()
+    return seen, process.wait(), errors
+
+def test_killed_and_interrupted_runs_end_with_the_same_bits(model, whole, tmp_path):
+    out, history = whole
+    rng = random.Random()
+    kill, stop = rng.randint(3, 5), rng.randint(6, 8)
+    seen, code, errors = stopped(model, tmp_path, signal.SIGKILL, kill)
+    assert code == -signal.SIGKILL and seen[0] == 0, errors
+    assert not weights(tmp_path)                                    # half a run has no result
+    seen, code, errors = stopped(model, tmp_path, signal.SIGINT, stop)
+    assert code == 130 and seen[0] in (3, 6), errors                # from a state, not from the start
+    last = max(int(f.stem[5:]) for f in (tmp_path/'checkpoints'/'sfsl').glob('step-*.json'))
+    assert last == seen[-1] + 1                                     # Ctrl-C loses nothing
+    told = []
+    resumed = train(model, tmp_path, told.append)
+    assert told[0]['step'] == last
+    assert losses(resumed) == losses(history)
+    assert weights(tmp_path) == weights(out), f'killed after step {kill}, interrupted after {stop}'
+
+def test_damaged_state_is_passed_over(model, whole, tmp_path, caplog):
+    out, history = whole
+    train(model, tmp_path, steps=7, keep_state=True)                # states after 6 and 7
+    newest = tmp_path/'checkpoints'/'sfsl'/'step-000007.safetensors'
+    data = bytearray(newest.read_bytes())
+    data[len(data)//2] ^= 1
+    newest.write_bytes(data)
+    told = []
+    with caplog.at_level(logging.WARNING, 'spurnb'): resumed = train(model, tmp_path, told.append)
+    assert 'step-000007.safetensors is damaged' in caplog.text
+    assert told[0]['step'] == 6
+    assert weights(tmp_path) == weights(out) and losses(resumed) == losses(history)
+
+def test_other_settings_start_anew(model, whole, tmp_path, caplog):
+    out, _ = whole
+    train(model, tmp_path, steps=4, keep_state=True, lr_unet=3e-4)
+    told = []
+    with caplog.at_level(logging.WARNING, 'spurnb'): train(model, tmp_path, told.append)
+    assert 'lr_unet was 0.0003 and is 0.0001' in caplog.text
+    assert told[0]['step'] == 0 and weights(tmp_path) == weights(out)
+
+def test_finished_run_is_taken_as_it_is(model, whole):
+    out, history = whole
+    before, told = weights(out), []
+    assert train(model, out, told.append) == history
+    assert not told and weights(out) == before
+
+def test_nan_stops_and_keeps_the_last_state(model, tmp_path):
+    from spurnb.core import UserError
+    from spurnb.trainer import Trainer
+    loss = Trainer.loss
+    def broken(self, step):
+        value, parts = loss(self, step)
+        return (value*float('nan'), dict(parts, loss=float('nan'))) if step == 5 else (value, parts)
+    Trainer.loss = broken
+    try:
+        with pytest.raises(UserError, match='the loss is nan at step 5'): train(model, tmp_path)
+    finally: Trainer.loss = loss
+    assert (tmp_path/'checkpoints'/'sfsl'/'step-000003.safetensors').exists()
+    told = []
+    train(model, tmp_path, told.append)
+    assert told[0]['step'] == 3
+
+def test_two_processes_have_the_loss_of_one(model, whole, tmp_path):
+    "The same global batch on two processes: losses agree to the rounding of sums taken in another order."
+    process = worker(model, tmp_path, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(random.randint(20000, 60000)))
+    out, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-2000:]
+    rows = [json.loads(l) for l in out.splitlines() if l.startswith('{')]
+    assert {r['processes'] for r in rows} == {2}
+    for i, expected in enumerate(whole[1]):
+        shares = [r['loss'] for r in rows if r['step'] == i]
+        assert len(shares) == 2 and abs(sum(shares)/2 - expected['loss']) < 1e-4*max(1, expected['loss'])
+
+if __name__ == '__main__':
+    from accelerate import PartialState
+    def say(logged): os.write(1, (json.dumps(dict(logged, processes=PartialState().num_processes)) + '\n').encode())
+    try: train(sys.argv[1], sys.argv[2], say)
+    except KeyboardInterrupt: sys.exit(130)

@@ -1,0 +1,226 @@
+"""What a notebook cell cannot show about generation: a process that is killed, files that are harmed, the command as a user types it."""
+import os, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tiny import tiny_folder  # noqa: F401
+
+from spurnb.core import UserError, load_png, save_png
+from spurnb.generate import generate, load_pipeline, read_manifest, spurnb_generate
+
+PROMPT = 'a photo of a red feeder'
+ROOT = Path(__file__).parents[1]
+ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
+
+
+@pytest.fixture(scope='module')
+def pipe(tiny_folder):
+    import torch
+    torch.set_num_threads(1)
+    return load_pipeline(tiny_folder, 'cpu')
+
+
+@pytest.fixture
+def folder(pipe, tmp_path):
+    "Eight finished images."
+    generate(pipe, PROMPT, 8, tmp_path/'images', batch=4, steps=4)
+    return tmp_path/'images'
+
+
+def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+def again(pipe, folder, **changed): return generate(pipe, PROMPT, 8, folder, **(dict(batch=4, steps=4) | changed))
+
+def command(*args): return [sys.executable, '-m', 'spurnb.generate', *map(str, args)]
+
+
+def kill_at(count, args, folder):
+    "Run the command and kill it, without a chance to tidy up, once `count` images are there."
+    process = subprocess.Popen(command(*args), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        end = time.time() + 600
+        while len(list(folder.glob('*.png'))) < count:
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.time() < end, 'no images came'
+            time.sleep(0.002)
+    finally: process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='SIGKILL')
+def test_killed_twice(pipe, tiny_folder, tmp_path):
+    "Nothing is half there after a kill, nothing that was there is drawn again, and the end is that of an undisturbed run."
+    out, n, steps = tmp_path/'out', 48, 40
+    args = [PROMPT, '--model', tiny_folder, '--out', out, '--n', n, '--batch', 4, '--steps', steps, '--device', 'cpu']
+    before = {}
+    for count in (5, 17):
+        kill_at(count, args, out)
+        assert {p.name: p.stat().st_mtime_ns for p in out.glob('*.png')}.items() >= before.items()
+        before = {p.name: p.stat().st_mtime_ns for p in out.glob('*.png')}
+        assert count <= len(before) < n
+        for name in before: load_png(out/name)
+    frame = generate(pipe, PROMPT, n, out, batch=4, steps=steps)
+    assert frame.attrs == dict(kept=len(before), drawn=n - len(before), redraws=0)
+    assert {p.name: p.stat().st_mtime_ns for p in out.glob('*.png')}.items() >= before.items()
+    generate(pipe, PROMPT, n, tmp_path/'undisturbed', batch=4, steps=steps)
+    assert contents(out) == contents(tmp_path/'undisturbed')
+    assert frame.seed.is_unique and frame.sha256.is_unique
+
+
+def test_command(tiny_folder, tmp_path):
+    args = [PROMPT, '--model', tiny_folder, '--out', tmp_path/'out', '--n', 3, '--steps', 2, '--device', 'cpu', '--arm', 'prompted']
+    first = subprocess.run(command(*args), env=ENV, capture_output=True, text=True, cwd=tmp_path)
+    assert first.returncode == 0 and '3 images drawn, 0 were there' in first.stdout, first.stderr
+    assert first.stdout.strip().endswith(str(tmp_path/'out'/'images.csv'))
+    frame = read_manifest(tmp_path/'out')
+    assert list(frame.file) == ['00000.png', '00001.png', '00002.png'] and set(frame.arm) == {'prompted'}
+
+
+def test_command_keeps_images_of_other_settings(tiny_folder, folder, capsys):
+    whole = contents(folder)
+    call = lambda **kwargs: spurnb_generate(PROMPT, out=str(folder), model=str(tiny_folder), n=8, steps=4, batch=4, device='cpu', **kwargs)
+    call()
+    assert '0 images drawn, 8 were there' in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left: call(guidance=5.)
+    assert left.value.code == 2 and '--fresh' in capsys.readouterr().err
+    assert contents(folder) == whole
+    call(guidance=5., fresh=True)
+    assert '8 images drawn' in capsys.readouterr().out
+
+
+def test_help_is_instant():
+    code = "import sys, spurnb.generate; heavy = {'torch', 'diffusers', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    subprocess.run([sys.executable, '-c', code], env=ENV, check=True)
+    shown = subprocess.run(command('--help'), env=ENV, capture_output=True, text=True, check=True)
+    assert '--guidance' in shown.stdout and 'Denoising steps' in shown.stdout
+
+
+@pytest.mark.parametrize('wrong, said', [
+    (dict(n=0), '--n is 0'), (dict(steps=-1), '--steps is -1'), (dict(model='mni'), "give 'mini'"), (dict(size=30), 'a multiple of 8'), (dict(prompt=''), 'say what to show'),
+    (dict(arm='references'), 'not drawn'), (dict(dtype='float61'), "did you mean 'float16'"), (dict(dtype='float16'), 'needs a GPU'), (dict(guidance=-3.), 'guidance is -3'),
+    (dict(steps=1001), '1000 at most')])
+def test_mistakes_are_one_sentence(tiny_folder, tmp_path, capsys, wrong, said):
+    with pytest.raises(SystemExit) as left:
+        spurnb_generate(**(dict(prompt=PROMPT, out=str(tmp_path/'out'), model=str(tiny_folder), n=1, steps=2, device='cpu') | wrong))
+    message = capsys.readouterr().err.strip()
+    assert left.value.code == 2 and said in message and '\n' not in message, message
+    assert not (tmp_path/'out').exists()
+
+
+def test_folder_without_pipeline(tmp_path):
+    with pytest.raises(UserError, match='model_index.json'): load_pipeline(tmp_path, 'cpu')
+
+
+def cut(path): path.write_bytes(path.read_bytes()[:-100])
+def empty(path): path.write_bytes(b'')
+def flip(path): data = bytearray(path.read_bytes()); data[len(data)//2] ^= 4; path.write_bytes(data)
+def text(path): path.write_text('not an image')
+def edited(path): image, texts = load_png(path); image.putpixel((0, 0), (1, 2, 3)); save_png(path, image, **texts)
+def lost(path): path.unlink()
+
+@pytest.mark.parametrize('harm', [cut, empty, flip, text, edited, lost])
+def test_harmed_image_is_drawn_again(pipe, folder, harm):
+    whole = contents(folder)
+    harm(folder/'00005.png')
+    assert again(pipe, folder).attrs == dict(kept=7, drawn=1, redraws=0)
+    assert contents(folder) == whole
+
+
+@pytest.mark.parametrize('harm', [cut, empty, flip, text, lost, lambda p: p.write_bytes(b'\x00\xff\xfe' * 50), lambda p: p.write_text('file,sha256\n00000.png\n')])
+def test_harmed_manifest_costs_at_most_a_line(pipe, folder, harm):
+    whole = contents(folder)
+    harm(folder/'images.csv')
+    assert again(pipe, folder).attrs['kept'] >= 7      # a digit that flips in a line's hash costs that image
+    assert contents(folder) == whole
+
+
+def test_image_and_manifest_both_harmed(pipe, folder):
+    whole = contents(folder)
+    (folder/'images.csv').unlink()
+    for name, harm in (('00001.png', cut), ('00002.png', flip), ('00006.png', empty)): harm(folder/name)
+    assert again(pipe, folder).attrs['drawn'] == 3
+    assert contents(folder) == whole
+
+
+@pytest.mark.parametrize('change', [dict(seed=1), dict(steps=5), dict(guidance=2.), dict(negative='grass'), dict(size=40), dict(arm='prompted'), dict(model_hash='other')])
+def test_stale_images_are_redone(pipe, folder, change):
+    old = contents(folder)
+    assert again(pipe, folder, **change).attrs['drawn'] == 8
+    new = contents(folder)
+    assert new.keys() == old.keys() and all(new[k] != old[k] for k in new)
+    again(pipe, folder)
+    assert contents(folder) == old
+
+
+def test_other_weights_and_sampler_are_stale(pipe, folder, tiny_folder):
+    import torch
+    from diffusers import EulerDiscreteScheduler
+    tuned = load_pipeline(tiny_folder, 'cpu')
+    assert again(tuned, folder).attrs['kept'] == 8     # loaded anew, it is the same model
+    with torch.no_grad(): tuned.unet.conv_out.bias += 0.01
+    assert again(tuned, folder).attrs['drawn'] == 8
+    tuned.scheduler = EulerDiscreteScheduler.from_config(tuned.scheduler.config)
+    frame = again(tuned, folder)
+    assert frame.attrs['drawn'] == 8 and set(frame.sampler) == {'EulerDiscreteScheduler'}
+
+
+def test_batch_size_is_not_a_setting(pipe, folder, tmp_path):
+    assert again(pipe, folder, batch=3).attrs['kept'] == 8
+    generate(pipe, PROMPT, 8, tmp_path/'ones', batch=1, steps=4)
+    for name in read_manifest(folder).file:
+        a, b = (np.asarray(load_png(f/name)[0]).astype(int) for f in (folder, tmp_path/'ones'))
+        assert abs(a - b).max() <= 1
+
+
+def test_more_and_fewer(pipe, folder):
+    whole = contents(folder)
+    assert len(generate(pipe, PROMPT, 3, folder, batch=4, steps=4)) == 3
+    assert contents(folder) == whole and len(read_manifest(folder)) == 8
+    assert generate(pipe, PROMPT, 12, folder, batch=4, steps=4).attrs == dict(kept=8, drawn=4, redraws=0)
+
+
+def test_manifest_gives_back_what_was_written(pipe, tmp_path):
+    "Prompts that look like numbers or hold a comma, and a fingerprint that looks like 1e1234."
+    for k, prompt in enumerate(('007', 'NA', 'a "red", old\nfeeder', 'Kolibri, süß')):
+        frame = generate(pipe, prompt, 2, tmp_path/str(k), steps=2, model_hash='1e1234567890')
+        assert read_manifest(tmp_path/str(k)).to_dict('records') == frame.to_dict('records')
+        assert load_png(tmp_path/str(k)/'00001.png')[1]['prompt'] == prompt == frame.prompt[1]
+
+
+def test_foreign_picture_is_not_touched(pipe, tmp_path):
+    Image.new('RGB', (8, 8), 'red').save(tmp_path/'00001.png')
+    mine = contents(tmp_path)
+    with pytest.raises(UserError, match='choose another folder'): again(pipe, tmp_path)
+    assert contents(tmp_path) == mine
+
+
+class Strict:
+    "A pipeline whose safety checker refuses the first `times` tries at every image in `numbers`."
+    def __init__(self, pipe, times, numbers=None): self.pipe, self.times, self.numbers, self.tries = pipe, times, numbers, {}
+    def __getattr__(self, name): return getattr(self.pipe, name)
+    def __call__(self, *args, generator, **kwargs):
+        from spurnb.generate import image_seed
+        seeds = {image_seed(0, i, r): i for i in range(8) for r in range(20)}
+        number = [seeds[g.initial_seed()] for g in generator]
+        out = self.pipe(*args, generator=generator, **kwargs)
+        for k, i in enumerate(number):
+            self.tries[i] = self.tries.get(i, 0) + 1
+            if self.tries[i] <= self.times and (self.numbers is None or i in self.numbers): out.images[k] = Image.new('RGB', out.images[k].size)
+        return out
+
+
+def test_black_images_are_redrawn_and_counted(pipe, folder, tmp_path):
+    frame = again(Strict(pipe, 2, (1, 6)), tmp_path/'strict')
+    assert list(frame.redraws) == [0, 2, 0, 0, 0, 0, 2, 0] and frame.attrs['redraws'] == 4
+    plain = read_manifest(folder)
+    assert list(frame.sha256 == plain.sha256) == [r == 0 for r in frame.redraws]
+    assert all(load_png(tmp_path/'strict'/f)[0].getbbox() for f in frame.file)
+    assert again(pipe, tmp_path/'strict').attrs == dict(kept=8, drawn=0, redraws=4)
+
+
+def test_always_black_is_an_error(pipe, tmp_path):
+    with pytest.raises(UserError, match='came out black'): again(Strict(pipe, 99, (5,)), tmp_path)
+    assert len(read_manifest(tmp_path)) == 4      # the first batch is kept
