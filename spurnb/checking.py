@@ -113,7 +113,8 @@ def measure_world(out, settings, training, generator=True): # -> record, also wr
     from spurnb.features import rule_record
     from spurnb.generate import load_pipeline
     out = Path(out)
-    files = {f.relative_to(out).as_posix(): sha256(f) for f in sorted(out.rglob('*')) if f.is_file() and f.name != 'record.json' and f.relative_to(out).parts[0] != 'training'}
+    shipped = [out/'encoder.safetensors', *(f for part in ('generator','tiny_decoder','judges','meters') for f in sorted((out/part).rglob('*')) if f.is_file())]
+    files = {f.relative_to(out).as_posix(): sha256(f) for f in shipped}
     record = dict(command='spurnb_world train --out DIR', settings=asdict(settings), training=training, files=files,
         versions=dict(spurnb=spurnb.__version__, python=platform.python_version(), **{m.__name__: m.__version__ for m in (torch, diffusers, transformers, timm)}))
     write_json(out/'record.json', record)

@@ -113,7 +113,7 @@ class SFSL:
         features:str='alpha', # 'alpha': logit share of `components`; 'phi': last features, centred on the mean over all classes
         distance:str='push', # 'push' for alpha, 'cosine' for phi
         decoder:str='exact', # 'exact': decode every image; 'gated': only those with `alphas_cumprod` of `gate` or more
-        gate:float=0.3, # from 0 (decode all) to 1 (none)
+        gate:float=0.1, # from 0 (decode all) to 1 (none)
         weight:str='alphas_cumprod', # w(t): the share of signal, or 'uniform'
     ):
         self.features, self.distance = pick(features, ('alpha', 'phi'), 'feature'), pick(distance, DISTANCES, 'distance')
