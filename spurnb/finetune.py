@@ -93,18 +93,17 @@ def finetune(
     device:str|None=None, # as for `get_device`
 )->list: # one dict per step: step, loss and its parts, grad_norm, seconds
     "Fine-tune, going on from what `folder` holds of this very run; what it holds of another one is replaced, and the log says why."
-    import torch
     trainer = Trainer(pipe, references, prior, settings, sfsl, device)
     arm = arm or ('sfsl' if trainer.sfsl else 'dreambooth')
     if not folder: return _train(trainer, arm, 0, [], lambda *a: None)
     states, result = Path(folder)/'checkpoints'/arm, Path(folder)/'model'/arm
     identity, losses = run_identity(trainer, references, prior), states/'losses.csv'
     if load_result(pipe, result, settings.steps, identity): return read_losses(losses)
-    record, state = last_state(states)
+    record, state = last_state(states, settings.steps)
     stale = _changes(record['identity'], identity) if record else []
     first, history = 0, []
     if stale: log.warning('%s was trained otherwise (%s); training starts anew.', states, '; '.join(stale))
-    elif record and record['step'] <= settings.steps:
+    elif record:
         trainer.restore(state)
         first, history = record['step'], [r for r in read_losses(losses) if r['step'] < record['step']]
 

@@ -149,12 +149,12 @@ def run(
     from spurnb.evaluate import audit, load_judge, load_meters, mini_judges
     names = s.judges or tuple(mini_judges())
     for name in names: pick(name, mini_judges(), 'classifier')
+    device = get_device(device)
     out = open_folder(out or Path('runs')/f'{s.target.replace(" ","_")}-{s.seed}', s, fresh)
     from spurnb.encoders import load_encoder
     from spurnb.finetune import prior_images
     from spurnb.generate import arm_prompts, generate, load_pipeline, manifest_images
     from spurnb.objective import SFSL
-    device = get_device(device)
     material,encoder = mini_material(s),load_encoder(s.encoder, device)
     pca,chosen = describe_feature(s, out, material, encoder)
     untuned = load_pipeline(s.generator, device)
