@@ -26,17 +26,21 @@ def start_from(world, folder):
     from safetensors.torch import load_file, save_file
     from spurnb.data import mini_record
     world,folder = Path(world),Path(folder)
-    wrong = [f for f,h in mini_record(world)['files'].items() if not (world/f).exists() or sha256(world/f) != h]
+    record = mini_record(world)
+    wrong = [f for f,h in record['files'].items() if not (world/f).exists() or sha256(world/f) != h]
     if wrong: raise UserError(f'{len(wrong)} files in {str(world)!r} are missing or damaged ({", ".join(wrong[:3])}); start from a whole world.')
     def keep(name, state):
         file = folder/f'{name}.safetensors'
-        if not file.exists():
-            with atomic(file) as tmp: save_file({k: (v.float() if v.is_floating_point() else v).contiguous() for k,v in state.items()}, str(tmp))
+        if file.exists(): return
+        trained = record['training'].get(name.removesuffix('_start'), {})
+        write_json(file.with_suffix('.json'), dict(trained, settings=record['settings']) if name == 'generator_start' else trained)
+        with atomic(file) as tmp: save_file({k: (v.float() if v.is_floating_point() else v).contiguous() for k,v in state.items()}, str(tmp))
     for f in world.glob('*/*.safetensors'):
         if f.parent.name in ('judges','meters'): keep(f'{f.parent.name}/{f.stem}', load_file(f))
     keep('encoder', load_file(world/'encoder.safetensors'))
     pipe = StableDiffusionPipeline.from_pretrained(world/'generator')
     keep('vae', pipe.vae.state_dict())
+    keep('tiny', load_file(world/'tiny_decoder'/'diffusion_pytorch_model.safetensors'))
     for f in ('vocab.json','merges.txt'):
         with atomic(folder/'tokenizer'/f) as tmp: tmp.write_bytes((world/'generator'/'tokenizer'/f).read_bytes())
     keep('generator_start', torch.nn.ModuleDict(dict(unet=pipe.unet, text_encoder=pipe.text_encoder)).state_dict())
@@ -61,16 +65,16 @@ def ship(out, settings, generator=True): # generator: also measure what it draws
     training = {f.relative_to(folder).with_suffix('').as_posix(): read_json(f) for f in sorted(folder.rglob('*.json')) if f.with_suffix('.safetensors').exists()}
     return measure_world(out, settings, training, generator)
 
-def train_world(out, settings=None, stages=STAGES, measured=True, start=None): # start: a finished world to go on from
-    "Train everything into `out`, from nothing or from `start`; goes on where an earlier call stopped, and skips what is finished. Gives the record."
+def train_world(out, settings=None, stages=STAGES, measured=True, base=None): # base: a finished world to go on from
+    "Train everything into `out`, from nothing or from `base`; goes on where an earlier call stopped, and skips what is finished. Gives the record."
     settings,out = settings or WorldSettings(),Path(out)
     folder = out/'training'; folder.mkdir(parents=True, exist_ok=True)
     kept = folder/'settings.json'
-    if kept.exists() and read_json(kept) != asdict(settings):
+    if kept.exists() and {**read_json(kept), 'generator_steps': 0} != {**asdict(settings), 'generator_steps': 0}: # a generator may be trained for longer than was planned
         raise UserError(f'{str(out)!r} holds a training with other settings; go on with those, or choose another folder.')
     write_json(kept, settings)
     join_processes()
-    if start: start_from(start, folder)
+    if base: start_from(base, folder)
     scenes = independent_scenes(settings.scenes, settings.seed)
     pictures = drawn(folder, 'pictures', scenes)
     for stage in stages:
@@ -90,7 +94,7 @@ def spurnb_world(
     out:str='world', # folder to write to, or for 'check' the folder to check
     seed:int=0, # of everything random
     only:str='', # train just this: vae, encoder, judges, meters, tiny or generator
-    start:str='', # a finished world to go on from, such as the package's own; its generator is trained further
+    base:str='', # a finished world to go on from, such as the package's own; its generator is trained further
     steps:int=8000, # of the generator, in batches of 32
     n:int=48, # scenes to draw
 ):
@@ -104,7 +108,7 @@ def spurnb_world(
         print(f'{n} scenes: {out/"scenes.png"}')
     if what == 'train':
         stages = (pick(only, STAGES, 'part of the world'),) if only else STAGES
-        record = train_world(out, WorldSettings(seed=seed, generator_steps=positive(steps, 'steps')), stages, measured=not only, start=start or None)
+        record = train_world(out, WorldSettings(seed=seed, generator_steps=positive(steps, 'steps')), stages, measured=not only, base=base or None)
         if record:
             for k,b in record['bars'].items(): print(f"{k:10} required {b['required']:<6} reached {b['reached']:<8} {'met' if b['met'] else 'NOT MET'}")
         print(f'weights: {out}')

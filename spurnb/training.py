@@ -46,8 +46,8 @@ def average(grads):
     torch.distributed.all_reduce(flat)
     for g,mean in zip(grads, flat.div_(torch.distributed.get_world_size()).split([g.numel() for g in grads])): g.copy_(mean.view_as(g))
 
-def fit(name, model, loss, steps, folder, lr=1e-3, warmup=100, ema=0., every=250, weight_decay=1e-2): # -> model, trained
-    """Train `model` by `loss(step)` with AdamW under a cosine schedule; goes on from `folder/name.pt`, and skips what `folder/name.safetensors` has finished.
+def fit(name, model, loss, steps, folder, lr=1e-3, warmup=100, decay=1., ema=0., every=250, weight_decay=1e-2): # -> model, trained
+    """Train `model` by `loss(step)` with AdamW, the learning rate falling by a cosine over the last share `decay` of the steps; goes on from `folder/name.pt`, and skips what `folder/name.safetensors` has finished.
     Under `torchrun` the processes take `steps` in turn and average their gradients; the first one writes."""
     import torch
     from safetensors.torch import load_model, save_model
@@ -67,7 +67,7 @@ def fit(name, model, loss, steps, folder, lr=1e-3, warmup=100, ema=0., every=250
     rank,world = (torch.distributed.get_rank(),torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0,1)
     bar = track(range(start, steps-world+1, world), name) if rank == 0 else range(start, steps-world+1, world)
     for step in bar:
-        for g in opt.param_groups: g['lr'] = lr*min((step+1)/warmup, .02+.98*.5*(1+math.cos(math.pi*step/steps)))
+        for g in opt.param_groups: g['lr'] = lr*min((step+1)/warmup, .02+.98*.5*(1+math.cos(math.pi*max(0, 1-(1-step/steps)/decay))))
         model.train()
         value = loss(step+rank)
         value.backward()
@@ -84,7 +84,7 @@ def fit(name, model, loss, steps, folder, lr=1e-3, warmup=100, ema=0., every=250
     for p,m in zip(params, mean): p.data.copy_(m)
     if rank: return model.eval()
     with atomic(done) as tmp: save_model(model.eval(), str(tmp))
-    write_json(Path(folder)/f'{name}.json', dict(steps=steps, seconds=round(time.time()-began), loss=log[-1][1] if log else None, parameters=sum(p.numel() for p in model.parameters())))
+    write_json(Path(folder)/f'{name}.json', dict(steps=steps, processes=world, seconds=round(time.time()-began), loss=log[-1][1] if log else None, parameters=sum(p.numel() for p in model.parameters())))
     state.unlink(missing_ok=True)
     return model
 
@@ -298,9 +298,10 @@ def train_generator(folder, vae, images, scenes, settings):
     both = torch.nn.ModuleDict(dict(unet=pipe.unet, text_encoder=pipe.text_encoder))
     finished(folder, 'generator_start', both)
     scale,scheduler = vae.config.scaling_factor,pipe.scheduler
+    weights = torch.tensor([1. + (s.obj == 'hummingbird' or s.context == 'water jet') for s in scenes]) # small and thin: twice as often
     def loss(step):
         g = generator(settings.seed, 'generator', step)
-        index = np.sort(torch.randint(0, len(mean), (32,), generator=g).numpy())
+        index = np.sort(torch.multinomial(weights, 32, True, generator=g).numpy())
         z = torch.from_numpy(mean[index]).float() + torch.from_numpy(std[index]).float()*torch.randn(32,6,16,16, generator=g)
         z,noise,t = z*scale,torch.randn(z.shape, generator=g),torch.randint(0, scheduler.config.num_train_timesteps, (32,), generator=g)
         rng = np.random.default_rng([settings.seed, step])
@@ -308,7 +309,7 @@ def train_generator(folder, vae, images, scenes, settings):
         text = both['text_encoder'](ids)[0]
         noisy = scheduler.add_noise(z, noise, t).contiguous(memory_format=torch.channels_last)
         return F.mse_loss(both['unet'](noisy, t, text).sample, scheduler.get_velocity(z, noise, t))
-    fit('generator', both, loss, settings.generator_steps, folder, lr=8e-4, warmup=500, ema=.999)
+    fit('generator', both, loss, settings.generator_steps, folder, lr=8e-4, warmup=500, decay=.3, ema=.999)
     return pipe
 
 # %% ../nbs/10a_training.ipynb #a845ae04
