@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from .checkpoints import last_state, load_result, noted_signals, pipeline_hash, read_losses, save_result, save_state, write_losses
+from .checkpoints import last_state, load_pipeline, load_result, noted_signals, pipeline_hash, read_losses, save_result, save_state, write_losses
 from .core import UserError, cap_threads, generator, get_device, load_png, polite, positive, save_png, settings_hash, sha256, to_tensor, track, write_json
 from .trainer import FinetuneSettings, Trainer, latent_moments, prompt_ids
 
@@ -176,26 +176,24 @@ def spurnb_finetune(
     steps:int=200, # Optimiser steps
     batch:int=4, # References per step; as many prior images
     prior:int=64, # Prior images to draw; 0 does without
-    lr:float=1e-4, # Learning rate of UNet and text encoder
+    lr:float=1e-4, # Learning rate of the UNet
+    textlr:float=1e-3, # Learning rate of the text encoder, whose new word starts from nothing
     every:int=100, # Steps from one saved state to the next
     seed:int=0, # Of everything random
     device:str='', # cuda, mps or cpu; default: the best there is
     out:str='runs/finetune', # Folder for states and result
 ):
     "Fine-tune a Stable Diffusion on references of a spurious feature; goes on where an earlier call was stopped."
-    from spurnb.data import mini_file, mini_target
+    from spurnb.data import mini_target
     own = dict(references=references, prompt=prompt, plain=plain, **({'pca': pca} if sfsl else {}))
     if (model != 'mini' or references) and not all(own.values()):
         raise UserError(f'with a model or references of your own, also give --{next(k for k, v in own.items() if not v)}.')
     feature = mini_target(target).feature
     settings = FinetuneSettings(prompt or f'a photo of a sks {feature}', plain or f'a photo of a {feature}', steps=steps, batch=batch, prior_batch=batch if prior else 0,
-                                lr_unet=lr, lr_text=lr, sfsl_weight=sfsl, seed=seed, checkpoint_every=every)
+                                lr_unet=lr, lr_text=textlr, sfsl_weight=sfsl, seed=seed, checkpoint_every=every)
     device = get_device(device or None)
     cap_threads()
-    import torch
-    from diffusers import StableDiffusionPipeline
-    try: pipe = StableDiffusionPipeline.from_pretrained(mini_file('generator') if model == 'mini' else model).to(device, torch.float32)
-    except (OSError, ValueError) as e: raise UserError(f'cannot load a Stable Diffusion from {model!r} ({str(e).splitlines()[0]}); check the name and the network.') from None
+    pipe = load_pipeline(model, device)
     images = _references(target, references, pipe.unet.config.sample_size * pipe.vae_scale_factor)
     loss = _sfsl(target, images, pca, encoder, components, decoder, device) if sfsl else None
     drawn = prior_images(pipe, settings.class_prompt, prior, seed, Path(out)/'prior') if prior else None

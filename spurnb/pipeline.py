@@ -28,7 +28,7 @@ class RunSettings:
     encoder:str = 'mini'         # robust classifier for the PCA and the loss; never a judge
     judges:tuple = ()            # classifiers that judge; empty: all of the mini world's
     references:int = 8           # images the method may use
-    held_out:int = 64            # references that only the audit sees
+    held_out:int = 200           # references that only the audit sees; the line for near copies is their 95th percentile
     class_images:int = 600       # of the class, for the PCA
     others:int = 200             # images without feature and object: for the rule that chooses components, and as null arms
     components:int = 1           # how many components the rule chooses
@@ -92,25 +92,27 @@ class Material:
     target:object        # `data.Target`
     references:object    # `data.References`
     class_images:object  # for the PCA
+    all_classes:object   # of every class: their mean is what similarity is seen from
     positives:object     # fresh images of the class, for AP and AUC
     others:object        # neither feature nor object: for the rule
     null:object          # fresh ones of the same kind: the null arms
 
 def mini_material(settings): # -> Material
     "The mini world's scenes for a run; no two parts share a seed."
+    import torch
     from spurnb.data import mini_class_images, mini_null_images, mini_references, mini_target
     s = settings
-    return Material(mini_target(s.target), mini_references(s.target, s.references, s.held_out, s.seed), mini_class_images(s.target, s.class_images, 1000+s.seed),
+    every = torch.cat([mini_class_images(c, s.others//2, 5000+s.seed) for c in CLASSES])
+    return Material(mini_target(s.target), mini_references(s.target, s.references, s.held_out, s.seed), mini_class_images(s.target, s.class_images, 1000+s.seed), every,
                     mini_class_images(s.target, s.others, 2000+s.seed), mini_null_images(s.target, s.others, 3000+s.seed), mini_null_images(s.target, 2*s.n, 4000+s.seed))
 
 def describe_feature(settings, out, material, encoder): # -> NeuralPCA, rule's outcome (dict)
     "References, PCA and the choice of components, written to the run's folder."
-    import torch
     from spurnb.features import NeuralPCA, choose_components, component_figure
     refs = material.references
     for i,(image,digest) in enumerate(zip(refs.images, refs.sha256)): save_png(out/'references'/f'{i:03d}.png', image, source=refs.source, sha256=digest)
     for i,image in enumerate(refs.held_out): save_png(out/'images'/'references'/f'{i:05d}.png', image, source=refs.source)
-    pca = NeuralPCA.fit(encoder, material.class_images, target=material.target.index, all_images=torch.cat([material.class_images, material.others]))
+    pca = NeuralPCA.fit(encoder, material.class_images, target=material.target.index, all_images=material.all_classes)
     chosen = choose_components(pca, refs.images, material.class_images, material.others, n=settings.components)
     pca.save(out/'pca.safetensors')
     write_json(out/'components.json', chosen)
@@ -167,10 +169,12 @@ def run(
         images[arm] = manifest_images(generate(pipes[arm], prompt, s.n, folder, arm, seed=s.seed, steps=s.sampling_steps, guidance=s.guidance), folder)
     images['background'],images['other_context'] = material.null[0::2],material.null[1::2]
     metrics,scores = audit(images, [load_judge(n, device) for n in names], material.target, material.references.images, material.references.held_out, material.positives,
-                           meters=load_meters(device), encoder=encoder, cache=out/'logits')
+                           meters=load_meters(device), encoder=encoder, cache=out/'logits', centre=pca.phi_mean)
     write_json(out/'metrics.json', metrics)
     with atomic(out/'scores.csv') as tmp: scores.to_csv(tmp, index=False)
-    from spurnb.report import write_report
+    from spurnb.report import arm_grid, forest_plot, heat_map, write_report
+    for name,fig in dict(arms=arm_grid(images), rates=heat_map(metrics), measures=forest_plot(metrics)).items():
+        with atomic(out/'figures'/f'{name}.png') as tmp: fig.savefig(tmp, dpi=160, bbox_inches='tight')
     write_report(out)
     return metrics
 

@@ -122,8 +122,7 @@ class Trainer:
             if v % self.accelerator.num_processes: raise UserError(f'{k} is {v}; give a multiple of the {self.accelerator.num_processes} processes.')
         self.ids = prompt_ids(pipe.tokenizer, [settings.instance_prompt, settings.class_prompt][:len(images)]).to(self.device)
         pipe.to(self.device)
-        if pipe.dtype != torch.float32: pipe.to(dtype=torch.float32)
-        for part in (pipe.vae, pipe.unet, pipe.text_encoder): part.requires_grad_(False)
+        for part in (pipe.vae, pipe.unet, pipe.text_encoder): part.float().requires_grad_(False)
         self.moments = latent_moments(pipe.vae, torch.cat([i.float().cpu() for i in images]))
         if self.sfsl:
             with torch.no_grad(): self.wanted = self.sfsl.g(references.to(self.device))

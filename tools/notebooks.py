@@ -1,0 +1,78 @@
+"""Run notebooks and keep small, clean outputs: what a reader sees on the site is what the code does today.
+
+    python tools/notebooks.py                     all of them, in order
+    python tools/notebooks.py 03_features index   some of them
+
+Cells that nbdev does not test (`#| eval: false`, `slow`, `cuda`, `net`) are not run and keep what they show.
+Exits with 1 when a notebook fails (it then stays as it was) or is larger than 500 kB.
+"""
+import base64, io, os, re, sys, time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbdev.clean import nbdev_clean
+from nbdev.config import get_config
+from PIL import Image
+
+root = Path(__file__).resolve().parents[1]
+most = 500_000
+
+
+class Client(NotebookClient):
+    "Runs what `nbdev_test` runs."
+    async def async_execute_cell(self, cell, index, **kwargs):
+        if skipped(cell.source): return cell
+        return await super().async_execute_cell(cell, index, **kwargs)
+
+
+def skipped(source):
+    flags = '|'.join(get_config().tst_flags.split())
+    return re.search(rf'^#\| *(eval: *false|{flags})\b', source, re.M)
+
+
+def small(png):
+    "A base64 PNG with at most 128 colours, where that makes it smaller."
+    picture, out = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
+    if picture.mode != 'P':
+        if picture.mode == 'RGBA': picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
+        picture.convert('RGB').quantize(128, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    data = base64.b64encode(out.getvalue()).decode()
+    return data if 0 < len(data) < len(png) else png
+
+
+def tidy(nb):
+    "Without messages to stderr, states of widgets, and second copies of pictures."
+    nb.metadata.pop('widgets', None)
+    for cell in nb.cells:
+        if cell.cell_type != 'code': continue
+        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' and 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]
+        for data in (o.data for o in cell.outputs if 'image/png' in o.get('data', {})):
+            data.pop('image/jpeg', None)
+            data['image/png'] = small(data['image/png'])
+
+
+def refresh(path):
+    "Run one notebook in place; what went wrong, or an empty string."
+    nb, began = nbformat.read(path, 4), time.time()
+    try: Client(nb, timeout=1200, resources=dict(metadata=dict(path=str(path.parent)))).execute()
+    except CellExecutionError as e: return f'{path.name}: {e}'
+    tidy(nb)
+    nbformat.write(nb, path)
+    nbdev_clean(str(path))
+    size = path.stat().st_size
+    print(f'{path.name}: {time.time() - began:.0f} s, {size/1000:.0f} kB', flush=True)
+    return f'{path.name} is larger than {most/1000:.0f} kB; show fewer or smaller pictures' if size > most else ''
+
+
+def main():
+    os.chdir(root)
+    known = {p.stem: p for p in sorted(Path('nbs').glob('*.ipynb'))}
+    names = sys.argv[1:] or list(known)
+    if unknown := [n for n in names if n not in known]: sys.exit(f'no notebook {unknown[0]!r}; there are {", ".join(known)}')
+    wrong = [w for n in names if (w := refresh(known[n]))]
+    if wrong: sys.exit('\n'.join(wrong))
+
+
+if __name__ == '__main__': main()
