@@ -64,6 +64,9 @@ def polite(
         except OSError as e:
             if e.errno not in _cannot_write: raise
             leave(f'cannot use {str(e.filename or "the output folder")!r}: {e.strerror}; choose another folder or make room', 2)
+        except Exception as e: # libraries written in other languages tell of a full disk in errors of their own
+            if os.strerror(errno.ENOSPC) not in str(e): raise
+            leave(f'{os.strerror(errno.ENOSPC).lower()}; make room and run the same command again, or choose another folder', 2)
         return result if isinstance(result, int) else None
     return command
 

@@ -13,8 +13,8 @@ from fastcore.script import call_parse
 
 from .core import UserError, atomic, pick, polite, positive, read_json, sha256, write_json
 from .scenes import CLASSES, CONTEXT_NAMES, OBJECT_NAMES, classifier_scenes, draw_scenes, independent_scenes
-from .training import (JUDGES, METER_WIDTHS, WorldSettings, drawn, finished, join_processes, new_generator, new_judge, new_tiny, new_vae,
-    set_scale, train_encoder, train_generator, train_judges, train_meters, train_tiny, train_vae)
+from .training import JUDGES, METER_WIDTHS, WorldSettings, drawn, finished, join_processes, new_judge, train_encoder, train_judges, train_meters
+from .diffusion import new_generator, new_tiny, new_vae, set_scale, train_generator, train_tiny, train_vae
 
 # %% ../nbs/10_miniworld.ipynb #62d74586
 STAGES = ('vae', 'encoder', 'judges', 'meters', 'tiny', 'generator')
