@@ -143,7 +143,7 @@ def _references(target, folder, size):
     from spurnb.data import folder_images, mini_references
     return folder_images(folder, size)[0] if folder else mini_references(target).images
 
-def _sfsl(target, references, pca, encoder, components, decoder, device):
+def _sfsl(target, references, pca, encoder, components, device, **decoding):
     "The similarity loss for the command: from a saved PCA, or from the mini world's class images."
     import torch
     from spurnb.data import mini_class_images, mini_null_images, mini_target
@@ -154,10 +154,10 @@ def _sfsl(target, references, pca, encoder, components, decoder, device):
     if pca:
         try: chosen = [int(c) for c in str(components).split(',')]
         except ValueError: raise UserError(f'--components is {components!r}; give the numbers of the spurious components, such as 0,3.') from None
-        return SFSL(NeuralPCA.load(pca, encoder), chosen, decoder=decoder)
+        return SFSL(NeuralPCA.load(pca, encoder), chosen, **decoding)
     images, others = mini_class_images(target, 300), mini_null_images(target, 200)
     found = NeuralPCA.fit(encoder, images, target=mini_target(target).index)
-    return SFSL(found, choose_components(found, references, images, others)['chosen'], decoder=decoder)
+    return SFSL(found, choose_components(found, references, images, others)['chosen'], **decoding)
 
 # %% ../nbs/05_finetune.ipynb #3febc04d
 @call_parse
@@ -172,7 +172,8 @@ def spurnb_finetune(
     components:str='', # Its spurious components, such as 0,3
     encoder:str='mini', # The classifier it was made with
     sfsl:float=1., # Weight of the similarity loss; 0 is plain DreamBooth
-    decoder:str='exact', # exact, or gated: decode only images with little noise
+    decoder:str='exact', # How the loss gets to pixels: exact, checkpointed, lowres, tiny or gated
+    tiny:str='mini', # The AutoencoderTiny of decoder tiny: mini, a folder, or a hub name such as madebyollin/taesd
     steps:int=200, # Optimiser steps
     batch:int=4, # References per step; as many prior images
     prior:int=64, # Prior images to draw; 0 does without
@@ -185,6 +186,7 @@ def spurnb_finetune(
 ):
     "Fine-tune a Stable Diffusion on references of a spurious feature; goes on where an earlier call was stopped."
     from spurnb.data import mini_target
+    from spurnb.prediction import load_tiny
     own = dict(references=references, prompt=prompt, plain=plain, **({'pca': pca} if sfsl else {}))
     if (model != 'mini' or references) and not all(own.values()):
         raise UserError(f'with a model or references of your own, also give --{next(k for k, v in own.items() if not v)}.')
@@ -195,7 +197,7 @@ def spurnb_finetune(
     cap_threads()
     pipe = load_pipeline(model, device)
     images = _references(target, references, pipe.unet.config.sample_size * pipe.vae_scale_factor)
-    loss = _sfsl(target, images, pca, encoder, components, decoder, device) if sfsl else None
+    loss = _sfsl(target, images, pca, encoder, components, device, decoder=decoder, tiny=load_tiny(tiny).to(device) if decoder == 'tiny' else None) if sfsl else None
     drawn = prior_images(pipe, settings.class_prompt, prior, seed, Path(out)/'prior') if prior else None
     history = finetune(pipe, images, drawn, settings, loss, out, device=device)
     mean = sum(r['loss'] for r in history[-20:]) / max(len(history[-20:]), 1)

@@ -43,7 +43,9 @@ class RunSettings:
     sfsl_weight:float = 1.       # of the spurious feature similarity loss
     features:str = 'alpha'       # what SFSL compares
     distance:str = 'push'        # and how
-    decoder:str = 'exact'        # and on which decoded images
+    decoder:str = 'exact'        # and how it gets to pixels
+    tiny:str = 'mini'            # the `AutoencoderTiny` of decoder 'tiny'
+    min_snr:float = 0.           # gamma of min-SNR weighting; 0 does without
     n:int = 64                   # generated images in an arm
     sampling_steps:int = 20      # denoising steps of an image
     guidance:float = 3.          # classifier-free guidance scale
@@ -128,7 +130,7 @@ def train_arm(arm, settings, out, pipe_name, material, prior, sfsl, device): # -
     from spurnb.trainer import FinetuneSettings
     s = settings
     how = FinetuneSettings(instance_prompt=instance_prompt(s, material.target), class_prompt=caption(context=material.target.feature), steps=s.steps, batch=s.batch,
-        prior_batch=s.prior_batch, lr_unet=s.lr_unet, lr_text=s.lr_text, prior_weight=s.prior_weight, sfsl_weight=s.sfsl_weight if arm == 'sfsl' else 0., seed=s.seed)
+        prior_batch=s.prior_batch, lr_unet=s.lr_unet, lr_text=s.lr_text, prior_weight=s.prior_weight, sfsl_weight=s.sfsl_weight if arm == 'sfsl' else 0., min_snr=s.min_snr, seed=s.seed)
     pipe = load_pipeline(pipe_name, device)
     finetune(pipe, material.references.images, prior, how, sfsl if arm == 'sfsl' else None, out, arm=arm, device=device)
     return pipe
@@ -157,11 +159,12 @@ def run(
     from spurnb.finetune import prior_images
     from spurnb.generate import arm_prompts, generate, load_pipeline, manifest_images
     from spurnb.objective import SFSL
+    from spurnb.prediction import load_tiny
     material,encoder = mini_material(s),load_encoder(s.encoder, device)
     pca,chosen = describe_feature(s, out, material, encoder)
     untuned = load_pipeline(s.generator, device)
     prior = prior_images(untuned, caption(context=material.target.feature), n=s.prior, seed=s.seed, folder=out/'prior', steps=s.sampling_steps, guidance=s.guidance)
-    sfsl = SFSL(pca, chosen['chosen'], features=s.features, distance=s.distance, decoder=s.decoder)
+    sfsl = SFSL(pca, chosen['chosen'], s.features, s.distance, decoder=s.decoder, references=material.references.images, tiny=load_tiny(s.tiny).to(device) if s.decoder == 'tiny' else None)
     pipes = dict(untuned=untuned, prompted=untuned, **{arm: train_arm(arm, s, out, s.generator, material, prior, sfsl, device) for arm in ('dreambooth','sfsl')})
     images = {'references': material.references.held_out}
     for arm,prompt in arm_prompts(material.target, instance_prompt(s, material.target)).items():

@@ -26,6 +26,7 @@ class FinetuneSettings:
     lr_text:float = 1e-4          # and for the text encoder
     prior_weight:float = 1.       # of the class's half of the loss
     sfsl_weight:float = 1.        # of the spurious feature similarity loss
+    min_snr:float = 0.            # gamma of min-SNR weighting, of both halves; 0 does without
     train_text_encoder:bool = True # together with the UNet
     weight_decay:float = 1e-2     # AdamW's
     max_norm:float = 1.           # longer gradients are shortened to this
@@ -37,7 +38,7 @@ class FinetuneSettings:
         for k in ('instance_prompt', 'class_prompt'):
             if not str(getattr(self, k)).strip(): raise UserError(f'{k} is empty; say in words what the images show.')
         for k in ('steps', 'batch', 'lr_unet', 'lr_text', 'max_norm', 'checkpoint_every'): positive(getattr(self, k), k)
-        for k in ('prior_batch', 'prior_weight', 'sfsl_weight', 'weight_decay'):
+        for k in ('prior_batch', 'prior_weight', 'sfsl_weight', 'min_snr', 'weight_decay'):
             if not 0 <= getattr(self, k) < math.inf: raise UserError(f'{k} is {getattr(self, k)!r}; give 0 or more.')
         for k in ('steps', 'batch', 'prior_batch', 'checkpoint_every'):
             if getattr(self, k) != int(getattr(self, k)): raise UserError(f'{k} is {getattr(self, k)!r}; give a whole number.')
@@ -111,7 +112,7 @@ class Trainer:
     ):
         import torch
         from accelerate import Accelerator
-        from spurnb.objective import prediction_type
+        from spurnb.prediction import prediction_type
         self.pipe, self.settings, self.scheduler = pipe, settings, pipe.scheduler
         self.sfsl, images = sfsl if settings.sfsl_weight else None, [references, prior][:1 + bool(settings.prior_batch)]
         prediction_type(pipe.scheduler)
@@ -163,14 +164,16 @@ def batch(self:Trainer, step): # latents, noise, t of this process's images, and
 def loss(self:Trainer, step): # loss (a scalar with a gradient), dict of numbers to log
     "What step number `step` minimises."
     import torch
-    from spurnb.objective import diffusion_loss, noise_target, noisify, prior_split
+    from spurnb.objective import diffusion_loss, min_snr_weights, prior_split
+    from spurnb.prediction import noise_target, noisify
     latents, noise, t, which = self.batch(step)
     b = len(which)
     words = self.text(self.ids)[0]
     words = torch.cat([words[:1].expand(b, -1, -1), words[1:].expand(len(t) - b, -1, -1)])
     noisy = noisify(self.scheduler, latents, noise, t)
     out = self.unet(noisy, t, words).sample
-    loss, parts = prior_split(diffusion_loss(out, noise_target(self.scheduler, latents, noise, t)), b, self.settings.prior_weight)
+    weights = min_snr_weights(self.scheduler, t, self.settings.min_snr) if self.settings.min_snr else None
+    loss, parts = prior_split(diffusion_loss(out, noise_target(self.scheduler, latents, noise, t), weights), b, self.settings.prior_weight)
     if self.sfsl:
         more, logged = self.sfsl(self.scheduler, self.pipe.vae, out[:b], noisy[:b], t[:b], self.wanted[which])
         loss, parts = loss + self.settings.sfsl_weight*more, {**parts, **logged}
