@@ -110,10 +110,11 @@ def save_result(
     steps:int, # how many were done
     identity:dict, # of `run_identity`
 ):
-    "Write a pipeline folder with a record of how it was made."
+    "Write a pipeline folder, or the adapters of a LoRA, with a record of how they were made."
+    from spurnb.lora import has_lora, save_lora
     try:
         with atomic(folder) as part:
-            with _quiet(): pipe.save_pretrained(part)
+            with _quiet(): save_lora(pipe, part) if has_lora(pipe) else pipe.save_pretrained(part)
             files = {f.relative_to(part).as_posix(): sha256(f) for f in sorted(part.rglob('*.safetensors'))}
             write_json(part/'spurnb.json', dict(steps=steps, identity=identity, files=files))
     except OSError as e:
@@ -126,11 +127,15 @@ def load_result(
     identity:dict, # of this run
 )->bool: # were they there?
     "Take a finished run's weights, if `folder` holds those of this very run."
+    from spurnb.lora import has_lora, restore_lora
     try:
         record = read_json(Path(folder)/'spurnb.json')
         if (record['steps'], settings_hash(record['identity'])) != (steps, settings_hash(identity)): return False
         if any(sha256(Path(folder)/f) != h for f, h in record['files'].items()): return False
     except (UserError, OSError, KeyError, TypeError): return False
+    if has_lora(pipe):
+        restore_lora(pipe, folder)
+        return True
     with _quiet(): done = type(pipe).from_pretrained(folder, local_files_only=True)
     pipe.unet.load_state_dict(done.unet.state_dict())
     pipe.text_encoder.load_state_dict(done.text_encoder.state_dict())

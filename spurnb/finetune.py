@@ -116,6 +116,7 @@ def finetune(
     history = _train(trainer, arm, first, history, keep)
     if trainer.accelerator.is_main_process:
         keep(settings.steps, history)
+        trainer.finish()
         save_result(pipe, result, settings.steps, identity)
         if not settings.keep_state:
             for f in states.glob('step-*'): f.unlink()
@@ -179,6 +180,9 @@ def spurnb_finetune(
     prior:int=64, # Prior images to draw; 0 does without
     lr:float=1e-4, # Learning rate of the UNet
     textlr:float=1e-3, # Learning rate of the text encoder, whose new word starts from nothing
+    rank:int=0, # Train LoRA adapters of this rank instead of all weights
+    parts:int=1, # Parts in which a batch goes through the model: less memory, the same step
+    precision:str='float32', # Or bfloat16: networks compute in half precision
     every:int=100, # Steps from one saved state to the next
     seed:int=0, # Of everything random
     device:str='', # cuda, mps or cpu; default: the best there is
@@ -192,7 +196,7 @@ def spurnb_finetune(
         raise UserError(f'with a model or references of your own, also give --{next(k for k, v in own.items() if not v)}.')
     feature = mini_target(target).feature
     settings = FinetuneSettings(prompt or f'a photo of a sks {feature}', plain or f'a photo of a {feature}', steps=steps, batch=batch, prior_batch=batch if prior else 0,
-                                lr_unet=lr, lr_text=textlr, sfsl_weight=sfsl, seed=seed, checkpoint_every=every)
+                                lr_unet=lr, lr_text=textlr, sfsl_weight=sfsl, lora_rank=rank, accumulate=parts, precision=precision, seed=seed, checkpoint_every=every)
     device = get_device(device or None)
     cap_threads()
     pipe = load_pipeline(model, device)

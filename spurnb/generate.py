@@ -16,6 +16,7 @@ from fastcore.script import call_parse
 from .core import (UserError, atomic, cap_threads, generator, load_png, pick, polite, positive, save_png, settings_hash,
                          sha256, to_tensor, track)
 from .checkpoints import load_pipeline, pipeline_hash
+from .lora import load_lora
 from .scenes import caption
 
 # %% ../nbs/06_generate.ipynb #fdb07415
@@ -209,6 +210,7 @@ def spurnb_generate(
     prompt:str, # What to show, such as 'a photo of a red feeder'
     out:str='images', # Folder for the PNGs and images.csv
     model:str='mini', # Generator: 'mini', a folder, or a name on the Hugging Face hub
+    lora:str='', # LoRA weights to load on top: a folder or file, or a name on the hub
     arm:str='untuned', # What to call these images in tables
     n:int=64, # Number of images
     seed:int=0, # Seed of the run; keep it equal in all arms that are to be compared
@@ -225,6 +227,7 @@ def spurnb_generate(
     for value, name in ((n, '--n'), (steps, '--steps'), (batch, '--batch')): positive(value, name)
     cap_threads()
     pipe = load_pipeline(model, device, dtype)
+    if lora: load_lora(pipe, lora)
     frame = generate(pipe, prompt, n, out, arm, seed, steps, guidance, negative, batch, size, redo=fresh)
     print('{drawn} images drawn, {kept} were there, {redraws} redraws of black ones'.format(**frame.attrs))
     print(f'{n} images of {prompt!r}: {Path(out)/"images.csv"}')

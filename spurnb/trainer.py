@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastcore.basics import patch
 
-from .core import UserError, generator, get_device, positive
+from .core import UserError, generator, get_device, pick, positive
 
 # %% ../nbs/04b_trainer.ipynb #d8c78d30
 @dataclass
@@ -28,6 +28,12 @@ class FinetuneSettings:
     sfsl_weight:float = 1.        # of the spurious feature similarity loss
     min_snr:float = 0.            # gamma of min-SNR weighting, of both halves; 0 does without
     train_text_encoder:bool = True # together with the UNet
+    lora_rank:int = 0             # train adapters of this rank instead of all weights; 0 trains all
+    dora:bool = False             # with adapters: also the length of each weight vector
+    accumulate:int = 1            # parts in which a batch goes through the model: less memory, the same step
+    checkpointing:bool = False    # compute activations again on the way back: less memory, more time
+    precision:str = 'float32'     # or 'bfloat16': the networks compute in half precision, their weights stay float32
+    ema:float = 0.                # decay of an average of the weights over the steps, which is what is saved; 0 does without
     weight_decay:float = 1e-2     # AdamW's
     max_norm:float = 1.           # longer gradients are shortened to this
     seed:int = 0                  # of everything random
@@ -38,9 +44,11 @@ class FinetuneSettings:
         for k in ('instance_prompt', 'class_prompt'):
             if not str(getattr(self, k)).strip(): raise UserError(f'{k} is empty; say in words what the images show.')
         for k in ('steps', 'batch', 'lr_unet', 'lr_text', 'max_norm', 'checkpoint_every'): positive(getattr(self, k), k)
-        for k in ('prior_batch', 'prior_weight', 'sfsl_weight', 'min_snr', 'weight_decay'):
+        for k in ('prior_batch', 'prior_weight', 'sfsl_weight', 'min_snr', 'weight_decay', 'lora_rank'):
             if not 0 <= getattr(self, k) < math.inf: raise UserError(f'{k} is {getattr(self, k)!r}; give 0 or more.')
-        for k in ('steps', 'batch', 'prior_batch', 'checkpoint_every'):
+        if not 0 <= self.ema < 1: raise UserError(f'ema is {self.ema!r}; give 0, or a decay below 1 such as 0.999.')
+        pick(self.precision, ('float32', 'bfloat16'), 'precision'); positive(self.accumulate, 'accumulate')
+        for k in ('steps', 'batch', 'prior_batch', 'checkpoint_every', 'lora_rank', 'accumulate'):
             if getattr(self, k) != int(getattr(self, k)): raise UserError(f'{k} is {getattr(self, k)!r}; give a whole number.')
 
 # %% ../nbs/04b_trainer.ipynb #e48e731a
@@ -120,7 +128,8 @@ class Trainer:
         self.accelerator = Accelerator(cpu=get_device(device) == 'cpu')
         self.device, self.n = self.accelerator.device, [len(i) for i in images]
         for k, v in dict(batch=settings.batch, prior_batch=settings.prior_batch).items():
-            if v % self.accelerator.num_processes: raise UserError(f'{k} is {v}; give a multiple of the {self.accelerator.num_processes} processes.')
+            parts = self.accelerator.num_processes * settings.accumulate
+            if v % parts: raise UserError(f'{k} is {v}; give a multiple of {parts} (processes times accumulate).')
         self.ids = prompt_ids(pipe.tokenizer, [settings.instance_prompt, settings.class_prompt][:len(images)]).to(self.device)
         pipe.to(self.device)
         for part in (pipe.vae, pipe.unet, pipe.text_encoder): part.float().requires_grad_(False)
@@ -140,38 +149,51 @@ def _check_images(images, factor):
 def _set_up(self:Trainer):
     "The optimiser; `params` names every weight that is trained."
     import torch
+    from spurnb.lora import add_lora
     s, parts = self.settings, dict(unet=self.pipe.unet)
     if s.train_text_encoder: parts['text_encoder'] = self.pipe.text_encoder
-    self.params = {f'{m}.{k}': p for m, part in parts.items() for k, p in part.train().requires_grad_().named_parameters()}
-    groups = [dict(params=list(part.parameters()), lr=lr) for part, lr in zip(parts.values(), (s.lr_unet, s.lr_text))]
+    if s.lora_rank: add_lora(self.pipe, s.lora_rank, s.dora, s.train_text_encoder, s.seed)
+    for part in parts.values():
+        part.train()
+        if not s.lora_rank: part.requires_grad_()
+        if s.checkpointing: (part.enable_gradient_checkpointing if part is self.pipe.unet else part.gradient_checkpointing_enable)()
+    self.params = {f'{m}.{k}': p for m, part in parts.items() for k, p in part.named_parameters() if p.requires_grad}
+    self.shadow = {k: p.detach().clone() for k, p in self.params.items()} if s.ema else {}
+    groups = [dict(params=[p for p in part.parameters() if p.requires_grad], lr=lr) for part, lr in zip(parts.values(), (s.lr_unet, s.lr_text))]
     self.optimiser = torch.optim.AdamW(groups, weight_decay=s.weight_decay, fused=self.device.type in ('cpu', 'cuda'))
     models = [self.accelerator.prepare(part) for part in parts.values()]
     self.unet, self.text = models if s.train_text_encoder else (*models, self.pipe.text_encoder.eval())
 
 # %% ../nbs/04b_trainer.ipynb #16cb65a7
 @patch
-def batch(self:Trainer, step): # latents, noise, t of this process's images, and which references the first ones are
-    "This process's share of a step."
+def batch(self:Trainer, step, part=0): # latents, noise, t of some images, and which references the first ones are
+    "This process's share of part number `part` of a step."
     import torch
     s, d = self.settings, step_draws(self.settings, step, self.n[0], self.n[-1], self.moments[0].shape[1:], self.scheduler.config.num_train_timesteps)
-    rank, world = self.accelerator.process_index, self.accelerator.num_processes
-    mine = torch.arange(rank, s.batch + s.prior_batch, world)           # batch is a multiple of world, so both halves are shared evenly
+    world = self.accelerator.num_processes * s.accumulate
+    mine = torch.arange(part*self.accelerator.num_processes + self.accelerator.process_index, s.batch + s.prior_batch, world) # batch is a multiple of world, so both halves are shared evenly
     images, noise, posterior, t = (d[k][mine].to(self.device) for k in ('images', 'noise', 'posterior', 't'))
     return self.moments[0][images] + self.moments[1][images]*posterior, noise, t, images[:s.batch // world]
 
+# %% ../nbs/04b_trainer.ipynb #f0fef0fe
+@patch
+def _half(self:Trainer):
+    import torch
+    return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == 'bfloat16')
+
 # %% ../nbs/04b_trainer.ipynb #df2cc6d5
 @patch
-def loss(self:Trainer, step): # loss (a scalar with a gradient), dict of numbers to log
-    "What step number `step` minimises."
+def loss(self:Trainer, step, part=0): # loss (a scalar with a gradient), dict of numbers to log
+    "What step number `step` minimises, over part number `part` of its batch."
     import torch
     from spurnb.objective import diffusion_loss, min_snr_weights, prior_split
     from spurnb.prediction import noise_target, noisify
-    latents, noise, t, which = self.batch(step)
+    latents, noise, t, which = self.batch(step, part)
     b = len(which)
-    words = self.text(self.ids)[0]
+    with self._half(): words = self.text(self.ids)[0]
     words = torch.cat([words[:1].expand(b, -1, -1), words[1:].expand(len(t) - b, -1, -1)])
     noisy = noisify(self.scheduler, latents, noise, t)
-    out = self.unet(noisy, t, words).sample
+    with self._half(): out = self.unet(noisy, t, words).sample
     weights = min_snr_weights(self.scheduler, t, self.settings.min_snr) if self.settings.min_snr else None
     loss, parts = prior_split(diffusion_loss(out, noise_target(self.scheduler, latents, noise, t), weights), b, self.settings.prior_weight)
     if self.sfsl:
@@ -186,14 +208,18 @@ def step(self:Trainer, step): # dict of numbers to log
     import torch
     began, rank = time.time(), self.accelerator.process_index
     torch.manual_seed(generator(self.settings.seed, step, 'dropout', rank).initial_seed())
-    loss, parts = self.loss(step)
-    if not math.isfinite(parts['loss']): self._stop(f'the loss is {parts["loss"]}', step)
-    self.accelerator.backward(loss)
+    logged = []
+    for part in range(self.settings.accumulate):
+        loss, parts = self.loss(step, part)
+        if not math.isfinite(parts['loss']): self._stop(f'the loss is {parts["loss"]}', step)
+        self.accelerator.backward(loss / self.settings.accumulate)
+        logged.append(parts)
     norm = self.accelerator.clip_grad_norm_(self.params.values(), self.settings.max_norm).item()
     if not math.isfinite(norm): self._stop(f'the gradient\'s norm is {norm}', step)
     self.optimiser.step()
     self.optimiser.zero_grad(set_to_none=True)
-    return dict(step=step, **parts, grad_norm=norm, seconds=time.time() - began)
+    if self.shadow: torch._foreach_lerp_(list(self.shadow.values()), [p.detach() for p in self.params.values()], 1 - min(self.settings.ema, (step+1)/(step+10)))
+    return dict(step=step, **{k: sum(p.get(k, 0.) for p in logged)/len(logged) for k in logged[0]}, grad_norm=norm, seconds=time.time() - began)
 
 @patch
 def _stop(self:Trainer, what, step):
@@ -209,6 +235,7 @@ def state(self:Trainer)->dict: # name -> tensor
     for name, p in self.params.items():
         out[name] = p.detach()
         out.update({f'{name}/{k}': v for k, v in self.optimiser.state[p].items()})
+        if self.shadow: out[f'{name}/ema'] = self.shadow[name]
     return {k: v.contiguous() for k, v in out.items()}
 
 @patch
@@ -220,5 +247,12 @@ def restore(self:Trainer, state:dict): # of `state`
         for i, (name, p) in enumerate(self.params.items()):
             p.copy_(state[name])
             found = {k.split('/')[1]: v for k, v in state.items() if k.startswith(name + '/')} if f'{name}/step' in state else {}
+            if self.shadow: self.shadow[name].copy_(found.pop('ema'))
             memory[i] = {k: torch.empty_like(p).copy_(v) if v.shape == p.shape and k != 'step' else v for k, v in found.items()}
     self.optimiser.load_state_dict(dict(state=memory, param_groups=self.optimiser.state_dict()['param_groups']))
+
+# %% ../nbs/04b_trainer.ipynb #09285f5c
+@patch
+def finish(self:Trainer):
+    "After the last step: the weights that count are the average over the steps, if one was kept."
+    for k, mean in self.shadow.items(): self.params[k].data.copy_(mean)

@@ -35,7 +35,7 @@ def train(model, out, say=None, **changes):
     try: return finetune(StableDiffusionPipeline.from_pretrained(model), references, prior, FinetuneSettings(**{**SETTINGS, **changes}), sfsl, out, device='cpu')
     finally: trainer.Trainer.step = step
 
-def weights(out): return {f.name: f.read_bytes() for f in sorted((Path(out)/'model'/'sfsl').glob('*/*.safetensors'))}
+def weights(out): return {f.name: f.read_bytes() for f in sorted((Path(out)/'model'/'sfsl').rglob('*.safetensors'))}
 def losses(history): return [r['loss'] for r in history]
 
 @pytest.fixture(scope='module')
@@ -106,12 +106,20 @@ def test_finished_run_is_taken_as_it_is(model, whole):
     assert train(model, out, told.append) == history
     assert not told and weights(out) == before
 
+def test_adapters_and_averages_resume_too(model, tmp_path):
+    how = dict(lora_rank=2, ema=.9)
+    history = train(model, tmp_path/'whole', **how)
+    train(model, tmp_path/'parts', steps=4, keep_state=True, **how)
+    resumed = train(model, tmp_path/'parts', **how)
+    assert losses(resumed) == losses(history)
+    assert list(weights(tmp_path/'whole')) == ['pytorch_lora_weights.safetensors'] and weights(tmp_path/'parts') == weights(tmp_path/'whole')
+
 def test_nan_stops_and_keeps_the_last_state(model, tmp_path):
     from spurnb.core import UserError
     from spurnb.trainer import Trainer
     loss = Trainer.loss
-    def broken(self, step):
-        value, parts = loss(self, step)
+    def broken(self, step, part=0):
+        value, parts = loss(self, step, part)
         return (value*float('nan'), dict(parts, loss=float('nan'))) if step == 5 else (value, parts)
     Trainer.loss = broken
     try:
