@@ -98,8 +98,10 @@ def load_labels(
     for key, other in _SAME.items() if about else ():
         mine, theirs = about[key], getattr(labels, key)
         if mine is not None and mine != theirs:
-            raise UserError(f'the labels in {str(path)!r} were made for {other} ({str(theirs)[:12]}, not {str(mine)[:12]}); use the one they were made for, or another file.')
-    if person not in (None, labels.person): raise UserError(f'the labels in {str(path)!r} are those of {labels.person!r}; give {person!r} another file and merge them later.')
+            raise UserError(f'the labels in {str(path)!r} were made for {other} '
+                            f'({str(theirs)[:12]}, not {str(mine)[:12]}); use the one they were made for, or another file.')
+    if person not in (None, labels.person):
+        raise UserError(f'the labels in {str(path)!r} are those of {labels.person!r}; give {person!r} another file and merge them later.')
     return labels
 
 # %% ../nbs/03b_board.ipynb #dd9b688f
@@ -278,7 +280,8 @@ def _noted(self:Board, change):
 def _chip(l, word, here):
     "A component's number, in the colour of its label."
     color = f'background:{COLORS[word]};color:white' if word else 'background:#e4e6e8;color:#333'
-    return f'<span title="{word or "no label yet"}" style="{color};padding:0 7px;margin-right:3px;border-radius:3px;{"outline:2px solid #1f6feb;font-weight:bold" if here else ""}">{l}</span>'
+    frame = 'outline:2px solid #1f6feb;font-weight:bold' if here else ''
+    return f'<span title="{word or "no label yet"}" style="{color};padding:0 7px;margin-right:3px;border-radius:3px;{frame}">{l}</span>'
 
 @patch
 def _show(self:Board):
@@ -286,7 +289,8 @@ def _show(self:Board):
     chips = ''.join(_chip(c, self.word(c), c == l) for c in self.components)
     ask = '; '.join(f'<b>{word}</b> if {meaning.replace("object", escape(self.name))}' for word, meaning in WORDS.items())
     self.head.value = (f'<div style="line-height:1.6">{chips} &nbsp; {len(done)} of {len(self.components)} labelled<br>'
-                       f'<b>What does component {l} light up on?</b> It carries {self.share[l]:.1%} of the variance of the {escape(self.name)} score.<br>Say {ask}. A click saves and moves on.</div>')
+                       f'<b>What does component {l} light up on?</b> It carries {self.share[l]:.1%} of the variance of the {escape(self.name)} score.<br>'
+                       f'Say {ask}. A click saves and moves on.</div>')
     self.page.value = self.pages(l)
     self.note.value = self.labels.answers.get(l, {}).get('note', '')
     said = f'All are labelled; {len(spurious_components(self.labels))} spurious. You can still change your mind.' if len(done) == len(self.components) else ''
