@@ -108,7 +108,8 @@ def spufix(
 def _check_fix(pca, components, layer, before):
     known, classes = pca.components.shape[1], layer.out_features if pca.encoder is None else len(pca.encoder.weight)
     if bad := [l for l in components if not 0 <= l < known]: raise UserError(f'there is no component {bad[0]}; there are {known}, counted from 0.')
-    if classes != layer.out_features: raise UserError(f'the robust network tells {classes} classes apart and the classifier {layer.out_features}; SpuFix needs the same classes in the same order.')
+    if classes != layer.out_features:
+        raise UserError(f'the robust network tells {classes} classes apart and the classifier {layer.out_features}; SpuFix needs the same classes in the same order.')
     if any(pca.target in t for t in before): raise UserError(f'class number {pca.target} is given twice; give all its components at once.')
 
 # %% ../nbs/07d_mitigate.ipynb #11d570c3
@@ -147,8 +148,10 @@ def refit_linear(
 )->nn.Linear:
     "The head, refitted by logistic regression; a negative's target is even over all classes but the one it is a negative for."
     K, labels = layer.out_features, torch.as_tensor(labels)
-    if len(labels) != len(phi) or bool(((labels < 0) | (labels >= K)).any()): raise UserError(f'there are {len(phi)} images and {len(labels)} labels; give one label an image, from 0 to {K-1}.')
-    if K < 2 or (bad := [k for k in negatives if not 0 <= k < K]): raise UserError(f'negatives are given for class {bad[0] if K > 1 else 0}, but the head tells {K} classes apart, counted from 0.')
+    if len(labels) != len(phi) or bool(((labels < 0) | (labels >= K)).any()):
+        raise UserError(f'there are {len(phi)} images and {len(labels)} labels; give one label an image, from 0 to {K-1}.')
+    if K < 2 or (bad := [k for k in negatives if not 0 <= k < K]):
+        raise UserError(f'negatives are given for class {bad[0] if K > 1 else 0}, but the head tells {K} classes apart, counted from 0.')
     even = [((1 - F.one_hot(torch.tensor(k), K))/(K - 1)).expand(len(x), -1) for k, x in negatives.items()]
     x, target = torch.cat([phi, *negatives.values()]).double(), torch.cat([F.one_hot(labels, K), *even]).double()
     n, m = len(phi), len(x) - len(phi)
