@@ -14,7 +14,7 @@ from fastcore.script import call_parse
 
 from .checkpoints import last_state, load_pipeline, load_result, noted_signals, pipeline_hash, read_losses, save_result, save_state, write_losses
 from .core import UserError, cap_threads, generator, get_device, load_png, polite, positive, save_png, settings_hash, sha256, to_tensor, track, write_json
-from .trainer import FinetuneSettings, Trainer, latent_moments, prompt_ids
+from .trainer import FinetuneSettings, Trainer
 
 # %% ../nbs/05_finetune.ipynb #64c7d1fd
 def _draw_prior(pipe, prompt, numbers, seed, tries=10, **how):
