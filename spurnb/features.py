@@ -4,23 +4,22 @@
 
 # %% auto #0
 __all__ = ['RULE', 'NeuralPCA', 'in_batches', 'top_images', 'contrast', 'logit_share', 'choose_components', 'true_effect',
-           'rule_record', 'apgd', 'feature_picture', 'grad_cam', 'component_figure', 'Encoder', 'load_encoder',
-           'read_tensors', 'resnet_from', 'save_encoder', 'small_resnet']
+           'rule_record', 'Encoder', 'load_encoder']
 
 # %% ../nbs/03_features.ipynb #841bd7c9
 import json
 from dataclasses import dataclass, replace
 
-import numpy as np, torch, torch.nn.functional as F
+import torch
 from fastcore.basics import patch
 from safetensors.torch import save_file
 
-from .core import UserError, atomic, generator, positive, to_tensor
+from .core import UserError, atomic, positive, to_tensor
 from .data import mini_class_images, mini_references, mini_target
-from .encoders import Encoder, load_encoder, read_tensors, resnet_from, save_encoder, small_resnet
+from .encoders import Encoder, load_encoder, read_tensors
 from .scenes import CLASSES, draw_scenes, reference_scenes
 
-_all_ = ['Encoder', 'load_encoder', 'read_tensors', 'resnet_from', 'save_encoder', 'small_resnet'] # of `spurnb.encoders`, at hand here too
+_all_ = ['Encoder', 'load_encoder'] # of `spurnb.encoders`, so that one import is enough here
 
 # %% ../nbs/03_features.ipynb #3c6d112a
 @dataclass(eq=False)
@@ -225,119 +224,3 @@ def rule_record(
             rows.append(dict(target=target, seed=seed, chosen=chosen, true=effect.argmax().item(), found=chosen == effect.argmax().item(),
                              effect=round(effect[chosen].item(), 3), largest=round(effect.max().item(), 3)))
     return rows
-
-# %% ../nbs/03_features.ipynb #1958eb68
-def _norm(x): return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp_min(1e-12)
-
-def _project(x, centre, radius):
-    "Into the ball, then into [0,1]; the centre lies in [0,1], so clipping does not leave the ball again."
-    d = x - centre
-    return (centre + d * (radius / _norm(d)).clamp(max=1)).clamp(0, 1)
-
-def _checkpoints(steps):
-    at, gap = [0., .22], .22
-    while at[-1] < 1: gap = max(gap - .03, .06); at.append(at[-1] + gap)
-    return {int(np.ceil(a*steps)) for a in at[1:]}
-
-# %% ../nbs/03_features.ipynb #6a6bb926
-def apgd(
-    objective, # maps images (n, 3, h, w) to (n,), each image for itself; to be made large
-    centre:torch.Tensor, # (n, 3, h, w) in [0,1]: centre of the ball
-    radius:float, # of the L2 ball
-    steps:int=200, # gradients taken
-    start:"torch.Tensor|None"=None, # (n, 3, h, w): where to begin, brought into the ball; the centre if none
-)->tuple: # images (n, 3, h, w), their objective (n,)
-    "Maximise over an L2 ball within [0,1] by auto-PGD (Croce and Hein 2020, algorithm 1), with a step size per image."
-    def look(x):
-        x = x.detach().requires_grad_()
-        value = objective(x)
-        return value.detach(), torch.autograd.grad(value.sum(), x)[0]
-    x = last = best = centre if start is None else _project(start, centre, radius)
-    value, grad = look(x)
-    top, best_grad = value, grad
-    eta = torch.full_like(value, 2.*radius).view(-1, 1, 1, 1)
-    ups, since, halved, top_before, check = torch.zeros_like(value), 0, torch.ones_like(value, dtype=torch.bool), value, _checkpoints(steps)
-    for step in range(1, steps + 1):
-        z = _project(x + eta * grad / _norm(grad), centre, radius)
-        new = z if step == 1 else _project(x + .75*(z - x) + .25*(x - last), centre, radius)
-        last, x, before = x, new, value
-        value, grad = look(x)
-        ups, since, better = ups + (value > before), since + 1, value > top
-        top, wide = torch.where(better, value, top), better.view(-1, 1, 1, 1)
-        best, best_grad = torch.where(wide, x, best), torch.where(wide, grad, best_grad)
-        if step in check:
-            stalled = (ups < .75*since) | (~halved & (top <= top_before))
-            wide = stalled.view(-1, 1, 1, 1)
-            eta = torch.where(wide, eta/2, eta)
-            x, grad, value = torch.where(wide, best, x), torch.where(wide, best_grad, grad), torch.where(stalled, top, value)
-            ups, since, halved, top_before = torch.zeros_like(ups), 0, stalled, top
-    return best.detach(), top
-
-# %% ../nbs/03_features.ipynb #dfd0e4c8
-def feature_picture(
-    pca:NeuralPCA, # with its encoder
-    components, # which ones, from 0
-    radius:"float|None"=None, # of the L2 ball around grey; 30 at 224 px, in proportion to the side, if none
-    steps:int=200, # of APGD
-    seed:int=0, # of the blur it begins at
-    batch:int=1, # components at once: more is faster on a GPU, but rounding then depends on who shares the batch
-)->tuple: # images (len(components), 3, size, size), their alpha (len(components),)
-    "What each component most wants to see: the largest alpha in an L2 ball around grey."
-    side, known = pca.encoder.size, pca.components.shape[1]
-    components = list(components)
-    if bad := [l for l in components if not 0 <= l < known]: raise UserError(f'there is no component {bad[0]}; there are {known}, counted from 0.')
-    grey = torch.full((1, 3, side, side), .5, device=pca.mean.device)
-    blur = F.interpolate(torch.randn(1, 3, 6, 6, generator=generator(seed, 'feature picture')), (side, side), mode='bicubic').to(grey)
-    radius = radius or 30*side/224
-    start = grey + radius/2 * blur/_norm(blur)
-    def search(some):
-        centre = grey.expand(len(some), -1, -1, -1)
-        return apgd(lambda x: pca.alpha(x)[range(len(some)), some], centre, radius, steps, start.expand_as(centre))
-    found = [search(components[i:i+batch]) for i in range(0, len(components), positive(batch, 'batch'))]
-    return tuple(torch.cat(part) for part in zip(*found))
-
-# %% ../nbs/03_features.ipynb #ea61deca
-def grad_cam(
-    pca:NeuralPCA, # of a convolutional encoder
-    images:torch.Tensor, # (n, 3, h, w) in [0,1]
-    component:int, # which one, from 0
-    raw:bool=False, # signed, at the resolution of the last feature maps, in logit units
-): # (n, h, w), positive evidence only; or (n, h', w') if raw
-    "Where a component's alpha comes from: Grad-CAM (Selvaraju et al. 2017) at the encoder's last feature maps."
-    with torch.enable_grad():
-        maps = pca.encoder.maps(images.to(pca.mean.device)).detach().requires_grad_()
-        if maps.ndim != 4: raise UserError(f'Grad-CAM needs feature maps (n, C, h, w), but this encoder gives {tuple(maps.shape)}; use a convolutional one.')
-        a = pca.alpha_from_psi(pca.encoder.pool(maps) * pca.weight)[:, component]
-        grad = torch.autograd.grad(a.sum(), maps)[0]
-    cam = (grad.mean((2, 3), keepdim=True) * maps.detach()).sum(1)
-    if raw: return cam
-    return F.interpolate(cam.relu()[:, None], images.shape[2:], mode='bicubic', align_corners=False)[:, 0].clamp_min(0)
-
-# %% ../nbs/03_features.ipynb #de21a993
-def component_figure(
-    pca:NeuralPCA, # with its encoder
-    images:torch.Tensor, # (n, 3, h, w) in [0,1]: training images of the class
-    components=range(3), # one row each
-    k:int=5, # images in a row
-    steps:int=200, # of APGD
-): # matplotlib figure
-    "One row a component: its feature picture, the images with the largest alpha, and where in them alpha comes from."
-    import matplotlib.pyplot as plt
-    components = list(components)
-    pictures, heights = feature_picture(pca, components, steps=steps)
-    tops = [top_images(pca, images, l, k) for l in components]
-    cams = torch.stack([grad_cam(pca, top[0], l).cpu() for top, l in zip(tops, components)])
-    fig, axes = plt.subplots(len(components), 2*k + 1, figsize=(.85*(2*k + 1), 1.05*len(components) + .3), dpi=80, squeeze=False, layout='constrained')
-    for ax in axes.flat: ax.axis('off')
-    show = lambda ax, x, **kw: ax.imshow(x.detach().cpu().permute(1, 2, 0).clamp(0, 1), **kw)
-    for row, l, picture, height, (top, alphas, _), maps in zip(axes, components, pictures, heights, tops, cams):
-        show(row[0], picture)
-        row[0].set_title(f'{l}: {height:+.1f}', fontsize=8)
-        for ax, ax_cam, x, a, cam in zip(row[1:], row[k+1:], top, alphas, maps):
-            show(ax, x)
-            ax.set_title(f'{a:+.1f}', fontsize=8)
-            show(ax_cam, x.mean(0, keepdim=True).expand(3, -1, -1))
-            ax_cam.imshow(cam, cmap='inferno', alpha=.6, vmin=0, vmax=max(cams.max().item(), 1e-9))
-    fig.suptitle('component and its own picture | images with most of it | where it comes from', fontsize=9)
-    plt.close(fig)
-    return fig
