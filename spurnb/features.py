@@ -76,16 +76,17 @@ class Evidence:
         if self.scatter is None:
             rows = torch.cat(self.rows)
             mean = rows.mean(0)
-            centred = rows - mean
-            values, v = torch.linalg.eigh(centred @ centred.T)
-            u = centred.T @ v
+            rows -= mean
+            values, u = torch.linalg.eigh(rows @ rows.T)
         else:
             if self.rows: self.merge()
             mean, (values, u) = self.mean, torch.linalg.eigh(self.scatter)
         L = min(len(mean), self.n - 1)
         values, u = values.flip(0)[:L].clamp_min(0), u.flip(1)[:, :L]
-        if self.scatter is None: u = torch.linalg.qr(u)[0] if values[-1] <= 1e-6*values[0] else u / values.sqrt()
-        u = (u * torch.where(u.sum(0) < 0, -1., 1.)).contiguous()
+        if self.scatter is None:
+            u = rows.T @ u
+            u = torch.linalg.qr(u)[0] if values[-1] <= 1e-6*values[0] else u.div_(values.sqrt())
+        u = u.mul_(torch.where(u.sum(0) < 0, -1., 1.)).contiguous()
         return dict(mean=mean, components=u, eigenvalues=values / (self.n - 1), n=self.n)
 
 @patch(cls_method=True)
@@ -134,7 +135,7 @@ def image_batches(
         if isinstance(x, (tuple, list)) and len(x) == 2:
             x, labels = x
             if target is not None: x = x[torch.as_tensor(labels, device=x.device) == target]
-        if not isinstance(x, torch.Tensor): raise UserError(f'a batch of images is a {type(x).__name__}; give tensors (n, 3, h, w) in [0,1], as `to_tensor` makes them.')
+        if not isinstance(x, torch.Tensor): raise UserError(f'a batch of images is a {type(x).__name__}; give tensors (n, 3, h, w) in [0,1].')
         if not len(x): continue
         if not (x.isfinite().all() and x.min() >= -.01 and x.max() <= 1.01):
             raise UserError(f'images hold values from {x.min().item():.3g} to {x.max().item():.3g}; give floats in [0,1], as `to_tensor` makes them.')

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parents[1]
-REPO, COMMIT = 'madrylab/robust-imagenet-models', '1'*40
+REPO = 'madrylab/robust-imagenet-models'
 
 
 @pytest.fixture
@@ -19,10 +19,11 @@ def hub():
         def do_HEAD(self): self.do_GET()
         def do_GET(self):
             kind, name, headers = 'application/json', self.path.rpartition('/')[2], {}
-            if self.path.startswith(f'/api/models/{REPO}'): body = json.dumps(dict(id=REPO, sha=COMMIT, siblings=[dict(rfilename=f) for f in files])).encode()
+            commit = hashlib.sha1(b''.join(files.values())).hexdigest()
+            if self.path.startswith(f'/api/models/{REPO}'): body = json.dumps(dict(id=REPO, sha=commit, siblings=[dict(rfilename=f) for f in files])).encode()
             elif self.path.startswith(f'/{REPO}/resolve/') and name in files:
                 body, kind = files[name], 'application/octet-stream'
-                headers = {'X-Repo-Commit': COMMIT, 'ETag': f'"{hashlib.sha256(body).hexdigest()}"'}
+                headers = {'X-Repo-Commit': commit, 'ETag': f'"{hashlib.sha256(body).hexdigest()}"'}
             else: return self.send_error(404, 'Entry not found')
             self.send_response(200)
             for k, v in (headers | {'Content-Type': kind, 'Content-Length': str(len(body))}).items(): self.send_header(k, v)
