@@ -8,6 +8,7 @@ __all__ = ['RULE', 'NeuralPCA', 'Evidence', 'in_batches', 'image_batches', 'data
 
 # %% ../nbs/03_features.ipynb #841bd7c9
 import json
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,8 +37,8 @@ class NeuralPCA:
     n:"int|None"=None                 # how many images it was made from
     data:"str|None"=None              # hash of those images, as `data_hash` makes it
 
-    def to(self, device): # -> a `NeuralPCA` there, with its encoder
-        moved = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, 'to')}
+    def to(self, device): # -> a `NeuralPCA` there, with an encoder of its own; this one stays where it is
+        moved = {k: (deepcopy(v) if isinstance(v, torch.nn.Module) else v).to(device) for k, v in vars(self).items() if hasattr(v, 'to')}
         return replace(self, **moved)
 
     def known(self, components): # a number or several -> list of numbers

@@ -6,7 +6,7 @@
 __all__ = ['FinetuneSettings', 'latent_moments', 'image_order', 'step_draws', 'Trainer']
 
 # %% ../nbs/04b_trainer.ipynb #3a7791a8
-import math, time
+import math, os, time
 from dataclasses import dataclass
 
 from fastcore.basics import patch
@@ -24,7 +24,7 @@ class FinetuneSettings:
     batch:int = 4                 # references per step
     prior_batch:int = 4           # prior images per step; 0 does without prior preservation
     lr_unet:float = 1e-4          # AdamW's learning rate for the UNet
-    lr_text:float = 1e-4          # and for the text encoder
+    lr_text:float = 1e-3          # and for the text encoders, whose new word starts from nothing
     prior_weight:float = 1.       # of the class's half of the loss
     sfsl_weight:float = 1.        # of the spurious feature similarity loss
     min_snr:float = 0.            # gamma of min-SNR weighting, of both halves; 0 does without
@@ -47,6 +47,7 @@ class FinetuneSettings:
         for k in ('steps', 'batch', 'lr_unet', 'lr_text', 'max_norm', 'checkpoint_every'): positive(getattr(self, k), k)
         for k in ('prior_batch', 'prior_weight', 'sfsl_weight', 'min_snr', 'weight_decay', 'lora_rank'):
             if not 0 <= getattr(self, k) < math.inf: raise UserError(f'{k} is {getattr(self, k)!r}; give 0 or more.')
+        if self.dora and not self.lora_rank: raise UserError('dora is an addition to LoRA; also give a lora_rank, such as 8.')
         if not 0 <= self.ema < 1: raise UserError(f'ema is {self.ema!r}; give 0, or a decay below 1 such as 0.999.')
         pick(self.precision, ('float32', 'bfloat16'), 'precision'); positive(self.accumulate, 'accumulate')
         for k in ('steps', 'batch', 'prior_batch', 'checkpoint_every', 'lora_rank', 'accumulate'):
@@ -105,22 +106,25 @@ class Trainer:
         prior, # images of the class (m, 3, h, w); None only if `prior_batch` is 0
         settings, # `FinetuneSettings`
         sfsl=None, # an `SFSL`, or None for plain DreamBooth
-        device:str|None=None, # as for `get_device`
+        device:str|None=None, # as for `get_device`; None: where the pipeline is. Of several processes, each has its own
     ):
         import torch
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
         from spurnb.prediction import prediction_type
         self.pipe, self.settings, self.scheduler = pipe, settings, pipe.scheduler
-        self.sfsl, images = sfsl if settings.sfsl_weight else None, [references, prior][:1 + bool(settings.prior_batch)]
+        images = [references, prior][:1 + bool(settings.prior_batch)]
         prediction_type(pipe.scheduler)
         _check_images(images, pipe.vae_scale_factor)
-        self.accelerator = Accelerator(cpu=get_device(device) == 'cpu')
-        self.device, self.n = self.accelerator.device, [len(i) for i in images]
+        self.family, self.side, self.times, self.n = family_of(pipe), references.shape[2], training_times(pipe.scheduler), [len(i) for i in images]
+        device, several = get_device(device or str(pipe.device)), int(os.environ.get('WORLD_SIZE', 1)) > 1
+        unused = DistributedDataParallelKwargs(find_unused_parameters=self.family.name == 'sdxl')     # the last layer of its first text encoder
+        self.accelerator = Accelerator(cpu=several and device == 'cpu', kwargs_handlers=[unused])
+        self.device = self.accelerator.device if several else torch.device(device)
         for k, v in dict(batch=settings.batch, prior_batch=settings.prior_batch).items():
             parts = self.accelerator.num_processes * settings.accumulate
             if v % parts: raise UserError(f'{k} is {v}; give a multiple of {parts} (processes times accumulate).')
-        self.family, self.side, self.times = family_of(pipe), references.shape[2], training_times(pipe.scheduler)
         pipe.to(self.device)
+        self.sfsl = sfsl.to(self.device) if sfsl and settings.sfsl_weight else None
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module): part.requires_grad_(False)
         for part in (pipe.vae, *self.family.parts(pipe).values()): part.float()
@@ -152,7 +156,7 @@ def _set_up(self:Trainer):
     self.shadow = {k: p.detach().clone() for k, p in self.params.items()} if s.ema else {}
     groups = [dict(params=[p for p in part.parameters() if p.requires_grad], lr=lr) for part, lr in zip(parts.values(), (s.lr_unet, s.lr_text, s.lr_text))]
     self.optimiser = torch.optim.AdamW(groups, weight_decay=s.weight_decay, fused=self.device.type in ('cpu', 'cuda'))
-    self.network, *self.encoders = [self.accelerator.prepare(part) for part in parts.values()]
+    self.network, *self.encoders = [self.accelerator.prepare(part) if self.accelerator.num_processes > 1 else part for part in parts.values()]
     self.told = None
     if not s.train_text_encoder:                # then the words are always the same
         frozen = [part.eval() for part in list(self.family.parts(self.pipe).values())[1:]]
@@ -204,7 +208,7 @@ def step(self:Trainer, step): # dict of numbers to log
     logged = []
     for part in range(self.settings.accumulate):
         loss, parts = self.loss(step, part)
-        if not math.isfinite(parts['loss']): self._stop(f'the loss is {parts["loss"]}', step)
+        if self.any(not math.isfinite(parts['loss'])): self._stop(f'the loss is {parts["loss"]}', step)
         self.accelerator.backward(loss / self.settings.accumulate)
         logged.append(parts)
     norm = self.accelerator.clip_grad_norm_(self.params.values(), self.settings.max_norm).item()
@@ -212,7 +216,16 @@ def step(self:Trainer, step): # dict of numbers to log
     self.optimiser.step()
     self.optimiser.zero_grad(set_to_none=True)
     if self.shadow: torch._foreach_lerp_(list(self.shadow.values()), [p.detach() for p in self.params.values()], 1 - min(self.settings.ema, (step+1)/(step+10)))
-    return dict(step=step, **{k: sum(p.get(k, 0.) for p in logged)/len(logged) for k in logged[0]}, grad_norm=norm, seconds=time.time() - began)
+    mean = torch.tensor([[p[k] for k in parts] for p in logged], dtype=torch.float64).mean(0)
+    if self.accelerator.num_processes > 1: mean = self.accelerator.reduce(mean.float().to(self.device), 'mean')
+    return dict(step=step, **dict(zip(parts, mean.tolist())), grad_norm=norm, seconds=time.time() - began)
+
+@patch
+def any(self:Trainer, mine): # bool -> bool
+    "Is it so in any of the processes? All of them have to ask."
+    import torch
+    if self.accelerator.num_processes == 1: return mine
+    return self.accelerator.reduce(torch.tensor(float(mine), device=self.device), 'sum').item() > 0
 
 @patch
 def _stop(self:Trainer, what, step):
@@ -239,13 +252,16 @@ def restore(self:Trainer, state:dict): # of `state`
     with torch.no_grad():
         for i, (name, p) in enumerate(self.params.items()):
             p.copy_(state[name])
-            found = {k.split('/')[1]: v for k, v in state.items() if k.startswith(name + '/')} if f'{name}/step' in state else {}
+            found = {k.split('/')[1]: v for k, v in state.items() if k.startswith(name + '/')}
             if self.shadow: self.shadow[name].copy_(found.pop('ema'))
             memory[i] = {k: torch.empty_like(p).copy_(v) if v.shape == p.shape and k != 'step' else v for k, v in found.items()}
     self.optimiser.load_state_dict(dict(state=memory, param_groups=self.optimiser.state_dict()['param_groups']))
 
 # %% ../nbs/04b_trainer.ipynb #09285f5c
 @patch
-def finish(self:Trainer):
-    "After the last step: the weights that count are the average over the steps, if one was kept."
-    for k, mean in self.shadow.items(): self.params[k].data.copy_(mean)
+def finish(self:Trainer, average=True):
+    "After the last step: the weights that count are the average over the steps, if one was kept, and the model is there to be used again."
+    for k, mean in self.shadow.items() if average else (): self.params[k].data.copy_(mean)
+    for name, part in self.family.parts(self.pipe).items():
+        part.eval().requires_grad_(False)
+        if part.is_gradient_checkpointing: (part.disable_gradient_checkpointing if name == self.family.network else part.gradient_checkpointing_disable)()

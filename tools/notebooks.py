@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
-from PIL import Image
+from PIL import Image, ImageChops
 
 root = Path(__file__).resolve().parents[1]
 most = 500_000
@@ -33,13 +33,16 @@ def skipped(source):
 
 
 def small(png):
-    "A base64 PNG with at most 128 colours, where that makes it smaller."
+    "A base64 PNG with a palette, where that makes it smaller and no colour is lost."
     picture, out = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
-    if picture.mode != 'P':
-        if picture.mode == 'RGBA': picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
-        picture.convert('RGB').quantize(128, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
-    data = base64.b64encode(out.getvalue()).decode()
-    return data if 0 < len(data) < len(png) else png
+    if picture.mode == 'P': return png
+    if picture.mode == 'RGBA': picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
+    picture = picture.convert('RGB')
+    few = picture.quantize(256, kmeans=1, dither=Image.Dither.NONE)
+    lost = ImageChops.difference(picture, few.convert('RGB')).convert('L').histogram()
+    if sum(lost[24:]) > sum(lost)/1000: return png
+    few.save(out, 'PNG', optimize=True)
+    return min(base64.b64encode(out.getvalue()).decode(), png, key=len)
 
 
 def tidy(nb):
