@@ -151,7 +151,6 @@ def _references(target, folder, size):
 
 def _sfsl(target, references, pca, encoder, components, device, **decoding):
     "The similarity loss for the command: from a saved PCA, or from the mini world's class images."
-    import torch
     from spurnb.data import mini_class_images, mini_null_images, mini_target
     from spurnb.encoders import load_encoder
     from spurnb.features import NeuralPCA, choose_components

@@ -12,7 +12,7 @@ from copy import copy, deepcopy
 import torch, torch.nn.functional as F
 
 from .core import UserError, pick, sha256
-from .prediction import decode_latents, load_tiny, noise_target, noisify, predict_x0, prediction_type, signal_noise, signal_share
+from .prediction import decode_latents, predict_x0, prediction_type, signal_noise, signal_share
 
 # %% ../nbs/04_objective.ipynb #18dbcc2e
 def push_distance(

@@ -2,6 +2,7 @@
 
     python tools/notebooks.py                     all of them, in order
     python tools/notebooks.py 03_features index   some of them
+    python tools/notebooks.py --slow index        their slow cells too
 
 Cells that nbdev does not test (`#| eval: false`, `slow`, `cuda`, `net`) are not run and keep what they show.
 Exits with 1 when a notebook fails (it then stays as it was) or is larger than 500 kB.
@@ -28,7 +29,7 @@ class Client(NotebookClient):
 
 
 def skipped(source):
-    flags = '|'.join(get_config().tst_flags.split())
+    flags = '|'.join(f for f in get_config().tst_flags.split() if f != 'slow' or '--slow' not in sys.argv)
     return re.search(rf'^#\| *(eval: *false|{flags})\b', source, re.M)
 
 
@@ -72,7 +73,7 @@ def refresh(path):
 def main():
     os.chdir(root)
     known = {p.stem: p for p in sorted(Path('nbs').glob('*.ipynb'))}
-    names = sys.argv[1:] or list(known)
+    names = [a for a in sys.argv[1:] if a != '--slow'] or list(known)
     if unknown := [n for n in names if n not in known]: sys.exit(f'no notebook {unknown[0]!r}; there are {", ".join(known)}')
     wrong = [w for n in names if (w := refresh(known[n]))]
     if wrong: sys.exit('\n'.join(wrong))
