@@ -108,16 +108,26 @@ def mini_material(settings): # -> Material
     return Material(mini_target(s.target), mini_references(s.target, s.references, s.held_out, s.seed), mini_class_images(s.target, s.class_images, 1000+s.seed), every,
                     mini_class_images(s.target, s.others, 2000+s.seed), mini_null_images(s.target, s.others, 3000+s.seed), mini_null_images(s.target, 2*s.n, 4000+s.seed))
 
+def _pca(file, encoder, material):
+    "The PCA in `file`, if it is that of these images: fitting again, on other threads, would differ in the last digits and make all that follows stale."
+    from spurnb.features import NeuralPCA, data_hash, in_batches
+    seen_from = in_batches(encoder.phi, material.all_classes, encoder.weight.device).mean(0)
+    try: pca = NeuralPCA.load(file, encoder, data=data_hash(material.class_images))
+    except UserError: pca = None
+    if pca and pca.target == material.target.index and pca.phi_mean is not None and (pca.phi_mean - seen_from).norm() < 1e-3*seen_from.norm(): return pca
+    pca = NeuralPCA.fit(encoder, material.class_images, target=material.target.index, all_images=material.all_classes)
+    pca.save(file)
+    return pca
+
 def describe_feature(settings, out, material, encoder): # -> NeuralPCA, rule's outcome (dict)
     "References, PCA and the choice of components, written to the run's folder."
-    from spurnb.features import NeuralPCA, choose_components
+    from spurnb.features import choose_components
     from spurnb.pictures import component_figure
     refs = material.references
     for i,(image,digest) in enumerate(zip(refs.images, refs.sha256)): save_png(out/'references'/f'{i:03d}.png', image, source=refs.source, sha256=digest)
     for i,image in enumerate(refs.held_out): save_png(out/'images'/'references'/f'{i:05d}.png', image, source=refs.source)
-    pca = NeuralPCA.fit(encoder, material.class_images, target=material.target.index, all_images=material.all_classes)
+    pca = _pca(out/'pca.safetensors', encoder, material)
     chosen = choose_components(pca, refs.images, material.class_images, material.others, n=settings.components)
-    pca.save(out/'pca.safetensors')
     write_json(out/'components.json', chosen)
     fig = component_figure(pca, material.class_images, chosen['chosen'] + [l for l in range(3) if l not in chosen['chosen']][:2])
     with atomic(out/'figures'/'components.png') as tmp: fig.savefig(tmp, dpi=110)
