@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from .core import UserError, track
 from .data import image_hashes
 from .encoders import Encoder, load_encoder
-from .judges import Judge, cached_logits, load_judge, mini_judges, weights_hash
+from .judges import Judge, JudgeFailed, cached_logits, weights_hash
 from .meters import Meters, load_meters, validity
+from .pictures import Pictures
 from .stats import (bootstrap, consistency, fleiss_kappa, hits, holm, mcnemar, mean_interval, mean_rate, measure, next_judge_rate, paired_difference,
     score_intervals, spurious_rate, spurious_score, t_interval, weighted_bootstrap, wilson)
+from .zoo import load_judge, mini_judges
 
 _all_ = ['Judge', 'Meters', 'bootstrap', 'cached_logits', 'consistency', 'load_encoder', 'load_judge', 'load_meters', 'mcnemar', 'mean_rate', 'mini_judges',
     'paired_difference', 'spurious_rate', 'spurious_score', 't_interval', 'wilson']
@@ -178,6 +180,7 @@ def _checked_arms(arms):
     "Arms that can be audited, or a `UserError` about the first that cannot."
     if not arms: raise UserError('there are no arms to audit; give at least one set of images.')
     for name, x in arms.items():
+        if isinstance(x, Pictures) and len(x): continue
         if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or not len(x) or not x.is_floating_point():
             raise UserError(f'arm {name!r} is {tuple(getattr(x, "shape", ()))} of {getattr(x, "dtype", type(x).__name__)}; give at least one image, as floats (n, 3, h, w) in [0,1].')
         if not (torch.isfinite(x).all() and x.min() >= 0 and x.max() <= 1): raise UserError(f'arm {name!r} has pixels outside of [0,1] or none at all; clamp them before the audit.')
@@ -190,9 +193,24 @@ def _checked_judges(judges, encoder, classes):
     trained = weights_hash(encoder.model) if encoder is not None else None
     for j in judges:
         if j.weights == trained: raise UserError(f'{j.name!r} is the encoder that the loss was trained with; a judge must not have had a say before.')
-        known = getattr(j.model, 'num_classes', classes)
+        known = len(j.classes) if j.classes else getattr(j.model, 'num_classes', classes)
         if known != classes: raise UserError(f'{j.name!r} tells {known} classes apart and the target belongs to {classes}; audit it with a target among its own classes.')
     return judges
+
+def _hashes(images): return images.hashes if isinstance(images, Pictures) else image_hashes(images)
+
+def _asked(judges, arms, class_images, target, cache, hashes):
+    "What judges say of each arm and of the class images, {judge: {arm: logits}} and {judge: logits}, and why judges were left out."
+    said, known, left_out = {}, {}, {}
+    for j in track(judges, 'classifiers look'):
+        try:
+            if j.columns is not None and j.columns[target.index] < 0: raise JudgeFailed(f'{j.name!r} does not know {target.name!r}; it is not among the classes it was trained for.')
+            answers = {arm: cached_logits(j, x, cache, hashes[arm]) for arm, x in arms.items()}
+            if class_images is not None and len(class_images): known[j.name] = cached_logits(j.on_class, class_images, cache)
+            said[j.name] = answers
+        except JudgeFailed as e: left_out[j.name] = str(e)
+    if not said: raise UserError('no classifier gives an answer: ' + ' '.join(left_out.values()))
+    return said, known, left_out
 
 def _near(images, hashes, references, held_out, encoder, meters, centre):
     "Columns on similarity for each arm, each arm's features, and the near-copy threshold (None with fewer than 20 held-out images)."
@@ -212,38 +230,37 @@ def _near(images, hashes, references, held_out, encoder, meters, centre):
     return columns, features, line
 
 def audit(
-    arms:dict, # name -> images (n, 3, h, w) in [0,1]
+    arms:dict, # name -> images (n, 3, h, w) in [0,1], or `Pictures`
     judges, # list of `Judge` or of names for `load_judge`
     target, # `spurnb.data.Target`
     references=None, # images that training has seen: near copies are copies of these
     held_out=None, # images of the feature that nothing has seen: similarity is to these; at least 20 for near copies
-    class_images=None, # true images of the class, for average precision, AUC and the judges' accuracy
+    class_images=None, # true images of the class (also `Pictures`), for average precision, AUC and the judges' accuracy
     meters=None, # `Meters`, or any detector with `presence` and `calibrate` of the same kind
     encoder=None, # space of similarity; the one behind the loss, which therefore must not judge
     cache=None, # folder for what judges said
     centre=None, # (D,) for similarity, as in `unit_features`
     paired=PAIRED, # arms whose image i was drawn from seed i
 )->tuple: # metrics (dict as in metrics.json), scores (DataFrame, one row an image)
-    "Audit sets of images: who is fooled, how surely, and are the images what they claim to be?"
+    "Audit sets of images: who is fooled, how surely, and are the images what they claim to be? A judge that fails is named in `left_out`."
     arms, judges = _checked_arms(arms), _checked_judges(judges, encoder, len(target.classes))
-    hashes = {arm: image_hashes(x) for arm, x in arms.items()}
-    ask = lambda images, named=None: {j.name: cached_logits(j, images, cache, named) for j in judges}
-    logits = {arm: ask(x, hashes[arm]) for arm, x in track(arms.items(), 'classifiers look')}
-    known = None if class_images is None or not len(class_images) else ask(class_images)
-    p_class = None if known is None else np.stack([_softmax(l, target.index) for l in known.values()], 1)
+    hashes = {arm: _hashes(x) for arm, x in arms.items()}
+    said, known, left_out = _asked(judges, arms, class_images, target, cache, hashes)
+    judges = [j for j in judges if j.name in said]
+    p_class = np.stack([_softmax(l, target.index) for l in known.values()], 1) if known else None
     calibration = None if meters is None else meters.calibrate(target.name, folder=cache)
     near = encoder is not None and references is not None and len(references)
     columns, features, line = _near(arms, hashes, references, held_out, encoder, meters, centre) if near else ({}, {}, None)
     tables, metrics = {}, dict(arms={}, classifiers={j.name: {} for j in judges}, classifier_scores={j.name: {} for j in judges})
     for arm, x in track(arms.items(), 'measures'):
-        tables[arm] = score_images(logits[arm], target, hashes[arm], None if meters is None else meters.presence(x, target.name), calibration, **columns.get(arm, {}))
+        tables[arm] = score_images({j: answers[arm] for j, answers in said.items()}, target, hashes[arm], None if meters is None else meters.presence(x, target.name), calibration, **columns.get(arm, {}))
         metrics['arms'][arm], each = arm_measures(tables[arm], p_class)
         if arm in features: metrics['arms'][arm]['diversity'] = measure(diversity(features[arm]), len(x))
         for j, one in each.items(): metrics['classifiers'][j][arm], metrics['classifier_scores'][j][arm] = one.pop('spurious_rate'), one
     metrics['differences'], metrics['measure_differences'], metrics['mcnemar'] = compare(tables, paired)
     count = lambda x: 0 if x is None else len(x)
     about = dict(format=1, target=dict(name=target.name, index=target.index, feature=target.feature, prompted=target.prompted, classes=len(target.classes)),
-        judges={j.name: dict(weights=j.weights[:12], transform=j.transform) | ({} if known is None else dict(accuracy=_share(hits(known[j.name], target.index)))) for j in judges},
+        judges={j.name: dict(weights=j.weights[:12], transform=j.transform) | ({} if not known else dict(accuracy=_share(hits(known[j.name], target.index)))) for j in judges}, left_out=left_out,
         encoder=None if encoder is None else dict(hash=encoder.hash[:12]), chance=1/len(target.classes),
         references=count(references), held_out=count(held_out), class_images=count(class_images), meters=calibration, near_copy_threshold=line, intervals=INTERVALS)
     return about | metrics, pd.concat([t.assign(arm=arm) for arm, t in tables.items()], ignore_index=True).pipe(lambda t: t[['arm', *t.columns.drop('arm')]])
