@@ -19,7 +19,7 @@ from .data import image_hashes
 from .encoders import Encoder, load_encoder
 from .judges import Judge, JudgeFailed, cached_logits, remembered, weights_hash
 from .meters import Meters, load_meters, validity
-from .pictures import Pictures
+from .folders import Pictures
 from .stats import (bootstrap, consistency, fleiss_kappa, hits, holm, mcnemar, mean_interval, mean_rate, measure, next_judge_rate, paired_difference,
     score_intervals, spurious_rate, spurious_score, t_interval, weighted_bootstrap, wilson)
 from .zoo import load_judge, mini_judges

@@ -15,7 +15,7 @@ from torchvision import transforms as T
 
 from .core import UserError, atomic, settings_hash, sha256, to_pil
 from .data import image_hashes
-from .pictures import read_ahead
+from .folders import read_ahead
 
 # %% ../nbs/07b_judges.ipynb #8ebd55f1
 class JudgeFailed(UserError):

@@ -258,7 +258,7 @@ def audit_folder(
     "Audit any folder of images: the spurious rate of each classifier with its interval, and with `out` a run folder and its report. Files that cannot be read and judges that cannot be asked are left out and named."
     check_torch()
     from spurnb.evaluate import audit
-    from spurnb.pictures import folder_pictures
+    from spurnb.folders import folder_pictures
     from spurnb.zoo import class_target, load_judges, mini_judges
     names = list(judges or ([] if models else mini_judges()))
     ours, device = _ours(names, target), get_device(device)

@@ -38,7 +38,7 @@ def inside(package, path):
 @pytest.fixture(scope='module')
 def photos():
     "The twenty photographs as a set of pictures, and their labels."
-    from spurnb.pictures import Pictures
+    from spurnb.folders import Pictures
     files = sorted(inside('foolbox', 'data').glob('imagenet_*.jpg'))
     assert len(files) == 20
     return Pictures(files), torch.tensor([int(f.stem.split('_')[-1]) for f in files])
