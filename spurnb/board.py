@@ -22,7 +22,7 @@ from .core import UserError, pick, positive, sha256, track, write_json
 from .features import NeuralPCA, in_batches, logit_share
 
 # %% ../nbs/03b_board.ipynb #282cd31e
-from .features import feature_picture, grad_cam
+from .pictures import feature_picture, evidence_map
 
 # %% ../nbs/03b_board.ipynb #8c7e075b
 WORDS = dict( # what a label may be, and what it means
@@ -189,7 +189,7 @@ class Pages:
         from matplotlib.figure import Figure
         own = feature_picture(self.pca, [l], steps=self.steps)[0][0]
         top = self.images[self.alpha[:, l].topk(min(self.k, len(self.images))).indices]
-        maps = grad_cam(self.pca, top, l).cpu()
+        maps = evidence_map(self.pca, top, l).cpu()
         fig = Figure(figsize=(1.25*len(top) + 2.7, 2.9), dpi=100, layout='constrained')
         grid = fig.add_gridspec(2, len(top) + 2)
         def show(place, image, title='', **kw):

@@ -115,7 +115,8 @@ def measure_world(out, settings, training, generator=True): # -> record, also wr
     out = Path(out)
     shipped = [out/'encoder.safetensors', *(f for part in ('generator','tiny_decoder','judges','meters') for f in sorted((out/part).rglob('*')) if f.is_file())]
     files = {f.relative_to(out).as_posix(): sha256(f) for f in shipped}
-    record = dict(command='spurnb_world train --out DIR', settings=asdict(settings), training=training, files=files,
+    command = f'spurnb_world train --out DIR --seed {settings.seed} --steps {settings.generator_steps}' + ' --base WORLD'*('generator_start' in training)
+    record = dict(command=command, settings=asdict(settings), training=training, files=files,
         versions=dict(spurnb=spurnb.__version__, python=platform.python_version(), **{m.__name__: m.__version__ for m in (torch, diffusers, transformers, timm)}))
     write_json(out/'record.json', record)
     before,os.environ['SPURNB_MINI'] = os.environ.get('SPURNB_MINI'),str(out)

@@ -65,6 +65,11 @@ def _quiet(quiet=True):
     finally:
         for b in bars: b.enable_progress_bar()
 
+def _absent(folder):
+    "Parts that a saved pipeline did without, such as SD3's T5: they have to be named when it is loaded."
+    index = Path(folder)/'model_index.json'
+    return {k: None for k, v in read_json(index).items() if v == [None, None]} if index.is_file() else {}
+
 def load_pipeline(
     name='mini', # 'mini', a folder with a `model_index.json`, or 'owner/name' on the Hugging Face hub
     device:str|None=None, # as for `get_device`
@@ -81,7 +86,7 @@ def load_pipeline(
     source = mini_file('generator') if name == 'mini' else name
     key = 'dtype' if Version(diffusers.__version__) >= Version('0.40') else 'torch_dtype'
     try:
-        with _quiet(local): pipe = diffusers.DiffusionPipeline.from_pretrained(source, local_files_only=local, **{key: getattr(torch, dtype)})
+        with _quiet(local): pipe = diffusers.DiffusionPipeline.from_pretrained(source, local_files_only=local, **{key: getattr(torch, dtype)}, **_absent(source))
     except (OSError, ValueError, KeyError) as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UserError(f'cannot load a pipeline from {str(name)!r} ({why}); check the name, the network, and that it holds a model_index.json.') from e
@@ -127,6 +132,7 @@ def load_result(
     identity:dict, # of this run
 )->bool: # were they there?
     "Take a finished run's weights, if `folder` holds those of this very run."
+    from spurnb.families import family_of
     from spurnb.lora import has_lora, restore_lora
     try:
         record = read_json(Path(folder)/'spurnb.json')
@@ -136,9 +142,8 @@ def load_result(
     if has_lora(pipe):
         restore_lora(pipe, folder)
         return True
-    with _quiet(): done = type(pipe).from_pretrained(folder, local_files_only=True)
-    pipe.unet.load_state_dict(done.unet.state_dict())
-    pipe.text_encoder.load_state_dict(done.text_encoder.state_dict())
+    with _quiet(): done = type(pipe).from_pretrained(folder, local_files_only=True, **_absent(folder))
+    for name, part in family_of(pipe).parts(pipe).items(): part.load_state_dict(getattr(done, name).state_dict())
     return True
 
 # %% ../nbs/04a_checkpoints.ipynb #04a5581f

@@ -67,7 +67,7 @@ def new_tokenizer(folder): # -> CLIPTokenizer
     return CLIPTokenizer(str(folder/'vocab.json'), str(folder/'merges.txt'), model_max_length=32, pad_token='<|endoftext|>')
 
 def new_generator(folder, vae): # -> StableDiffusionPipeline
-    "An untrained Stable Diffusion at a hundredth of its size: the same classes, small widths."
+    "An untrained Stable Diffusion of less than a hundredth of its size: the same classes, small widths."
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
     tokenizer = new_tokenizer(Path(folder)/'tokenizer')

@@ -14,7 +14,7 @@ from fastcore.script import call_parse
 
 from .checkpoints import last_state, load_pipeline, load_result, noted_signals, pipeline_hash, read_losses, save_result, save_state, write_losses
 from .core import UserError, cap_threads, generator, get_device, load_png, polite, positive, save_png, settings_hash, sha256, to_tensor, track, write_json
-from .trainer import FinetuneSettings, Trainer, latent_moments, prompt_ids
+from .trainer import FinetuneSettings, Trainer
 
 # %% ../nbs/05_finetune.ipynb #64c7d1fd
 def _draw_prior(pipe, prompt, numbers, seed, tries=10, **how):
@@ -95,10 +95,15 @@ def finetune(
     "Fine-tune, going on from what `folder` holds of this very run; what it holds of another one is replaced, and the log says why."
     trainer = Trainer(pipe, references, prior, settings, sfsl, device)
     arm = arm or ('sfsl' if trainer.sfsl else 'dreambooth')
-    if not folder: return _train(trainer, arm, 0, [], lambda *a: None)
+    if not folder:
+        history = _train(trainer, arm, 0, [], lambda *a: None)
+        trainer.finish()
+        return history
     states, result = Path(folder)/'checkpoints'/arm, Path(folder)/'model'/arm
     identity, losses = run_identity(trainer, references, prior), states/'losses.csv'
-    if load_result(pipe, result, settings.steps, identity): return read_losses(losses)
+    if load_result(pipe, result, settings.steps, identity):
+        trainer.finish(average=False)
+        return read_losses(losses)
     record, state = last_state(states, settings.steps)
     stale = _changes(record['identity'], identity) if record else []
     first, history = 0, []
@@ -110,13 +115,13 @@ def finetune(
     def keep(done, history):
         if not trainer.accelerator.is_main_process: return
         if stale: shutil.rmtree(states, ignore_errors=True); stale.clear()      # only now that there is something better
-        save_state(states, done, trainer.state(), identity=identity)
         write_losses(losses, history)
+        save_state(states, done, trainer.state(), identity=identity)
 
     history = _train(trainer, arm, first, history, keep)
+    keep(settings.steps, history)
+    trainer.finish()
     if trainer.accelerator.is_main_process:
-        keep(settings.steps, history)
-        trainer.finish()
         save_result(pipe, result, settings.steps, identity)
         if not settings.keep_state:
             for f in states.glob('step-*'): f.unlink()
@@ -127,13 +132,13 @@ def finetune(
 def _train(trainer, arm, first, history, keep):
     "Steps `first` to the end; `keep(steps done, history)` is called every now and then, and before an interruption."
     import torch
-    s, alone = trainer.settings, trainer.accelerator.num_processes == 1
+    s = trainer.settings
     with noted_signals() as stop, torch.random.fork_rng():
         bar = track(range(first, s.steps), f'fine-tuning {arm}')
         for step in bar:
             history.append(trainer.step(step))
             bar.set_postfix({k: f'{v:.3f}' for k, v in history[-1].items() if k in ('loss', 'sfsl')}, refresh=False)
-            stopping = stop.is_set() and alone          # of several processes, one must not stop on its own
+            stopping = trainer.any(stop.is_set())       # of several processes, none stops on its own
             if stopping or (step + 1) % s.checkpoint_every == 0 and step + 1 < s.steps: keep(step + 1, history)
             if stopping: raise KeyboardInterrupt
     return history
@@ -146,7 +151,6 @@ def _references(target, folder, size):
 
 def _sfsl(target, references, pca, encoder, components, device, **decoding):
     "The similarity loss for the command: from a saved PCA, or from the mini world's class images."
-    import torch
     from spurnb.data import mini_class_images, mini_null_images, mini_target
     from spurnb.encoders import load_encoder
     from spurnb.features import NeuralPCA, choose_components

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from fastcore.script import call_parse
 
-from .core import (UserError, atomic, cap_threads, generator, load_png, pick, polite, positive, save_png, settings_hash,
+from .core import (UserError, atomic, cap_threads, generator, load_png, polite, positive, save_png, settings_hash,
                          sha256, to_tensor, track)
 from .checkpoints import load_pipeline, pipeline_hash
 from .lora import load_lora

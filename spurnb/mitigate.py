@@ -15,7 +15,7 @@ from torch import nn
 
 from .core import UserError, atomic, positive
 from .encoders import read_tensors
-from .features import NeuralPCA, in_batches
+from .features import in_batches
 from .judges import Judge
 from .stats import ap_auc, hits, mean_rate, measure, paired_difference, score_intervals, t_interval, weighted_bootstrap
 

@@ -7,12 +7,12 @@ __all__ = ['DISTANCES', 'PAIRS', 'WEIGHTS', 'DECODERS', 'REFERENCES', 'push_dist
            'diffusion_loss', 'min_snr_weights', 'prior_split']
 
 # %% ../nbs/04_objective.ipynb #ee4d9803
-from copy import copy
+from copy import copy, deepcopy
 
 import torch, torch.nn.functional as F
 
-from .core import UserError, pick
-from .prediction import decode_latents, load_tiny, noise_target, noisify, predict_x0, prediction_type, signal_noise, signal_share
+from .core import UserError, pick, sha256
+from .prediction import decode_latents, predict_x0, prediction_type, signal_noise, signal_share
 
 # %% ../nbs/04_objective.ipynb #18dbcc2e
 def push_distance(
@@ -51,7 +51,7 @@ class SFSL:
     def __init__(self,
         pca, # `NeuralPCA` of the class, with its encoder
         components=None, # indices of its spurious components, for `alpha`; None for all of them
-        features:str='alpha', # 'alpha': share of the logit; 'psi': class evidence; 'phi': last features, centred on the mean over all classes
+        features:str='alpha', # 'alpha': share of the logit; 'psi': class evidence, not centred; 'phi': last features, centred on the mean over all classes
         distance:str='push', # 'push' (alpha only), 'cosine' (phi, psi) or 'l2', in units of the references' own variance
         reference:str='image', # compare with the 'image' being denoised, with the 'mean' of all references, or with the 'nearest'
         decoder:str='exact', # one of `DECODERS`
@@ -83,8 +83,8 @@ class SFSL:
 
     def to(self, device): # -> the same loss there
         moved = copy(self)
-        for k in ('pca', 'pool', 'tiny'):
-            if getattr(self, k) is not None: setattr(moved, k, getattr(self, k).to(device))
+        moved.pca, moved.pool = self.pca.to(device), None if self.pool is None else self.pool.to(device)
+        moved.tiny = self.tiny and deepcopy(self.tiny).to(device)
         return moved
 
     def g(self,
@@ -97,7 +97,10 @@ class SFSL:
     def settings(self)->dict:
         "What makes this loss this loss, for a run's record."
         keys = ('components', 'features', 'distance', 'reference', 'decoder', 'gate', 'weight', 'side')
-        return {**{k: getattr(self, k) for k in keys}, 'encoder': self.pca.encoder.hash, 'target': self.pca.target}
+        def mark(*tensors): return sha256(b''.join(x.detach().float().cpu().contiguous().numpy().tobytes() for x in tensors if x is not None))[:12]
+        p = self.pca
+        return {**{k: getattr(self, k) for k in keys}, 'encoder': p.encoder.hash, 'target': p.target, 'pca': mark(p.mean, p.components, p.weight, p.phi_mean),
+                'references': mark(self.pool), 'tiny': mark(*(self.tiny.state_dict().values() if self.tiny else ()))}
 
     def decode(self,
         vae, # of the model that is trained
@@ -105,8 +108,10 @@ class SFSL:
     ): # images (n, 3, h', w'), about [0,1]
         "The pictures that the encoder is shown."
         vae = self.tiny if self.decoder == 'tiny' else vae
-        if self.decoder == 'checkpointed': vae.enable_gradient_checkpointing()
-        return decode_latents(vae, latents, self.side if self.decoder == 'lowres' else None)
+        if self.decoder != 'checkpointed': return decode_latents(vae, latents, self.side if self.decoder == 'lowres' else None)
+        vae.enable_gradient_checkpointing()
+        try: return decode_latents(vae, latents)
+        finally: vae.disable_gradient_checkpointing()
 
     def __call__(self,
         scheduler, # of the model that is trained
@@ -119,14 +124,14 @@ class SFSL:
         "Mean over the n images of w(t) d(g(predicted image), g(reference)); images that are not decoded count as 0."
         share = signal_share(scheduler, t, noisy.device)
         some = (share >= self.gate).nonzero().flatten()
-        if not len(some): return 0. * model_output.float().sum(), dict(sfsl=0., decoded=0)
+        if not len(some): return 0. * model_output.float().sum(), dict(sfsl=0., decoded=0.)
         with torch.no_grad(): wanted = (references if references.ndim == 2 else self.g(references))[some]
         found = self.g(self.decode(vae, predict_x0(scheduler, model_output[some], noisy[some], t[some])))
         if self.reference == 'mean': wanted = self.pool.mean(0).expand_as(found)
         if self.reference == 'nearest': wanted = self.pool[torch.cdist(found.detach(), self.pool).argmin(1)]
         apart = DISTANCES[self.distance](found, wanted) / self.unit
         loss = (WEIGHTS[self.weight](share[some]) * apart).sum() / len(t)
-        return loss, dict(sfsl=loss.item(), decoded=len(some), distance=apart.mean().item())
+        return loss, dict(sfsl=loss.item(), decoded=len(some)/len(t))
 
 # %% ../nbs/04_objective.ipynb #c32c65af
 def diffusion_loss(

@@ -110,7 +110,8 @@ def mini_material(settings): # -> Material
 
 def describe_feature(settings, out, material, encoder): # -> NeuralPCA, rule's outcome (dict)
     "References, PCA and the choice of components, written to the run's folder."
-    from spurnb.features import NeuralPCA, choose_components, component_figure
+    from spurnb.features import NeuralPCA, choose_components
+    from spurnb.pictures import component_figure
     refs = material.references
     for i,(image,digest) in enumerate(zip(refs.images, refs.sha256)): save_png(out/'references'/f'{i:03d}.png', image, source=refs.source, sha256=digest)
     for i,image in enumerate(refs.held_out): save_png(out/'images'/'references'/f'{i:05d}.png', image, source=refs.source)

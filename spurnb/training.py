@@ -19,7 +19,7 @@ from .scenes import CLASSES, CONTEXT_NAMES, OBJECT_NAMES, classifier_scenes, dra
 # %% ../nbs/10a_training.ipynb #d46bef65
 @dataclass
 class WorldSettings:
-    "How much the mini world's models are trained; the defaults made the shipped weights."
+    "How much the mini world's models are trained from nothing; what the shipped weights had stands in their record."
     scenes:int = 40_000         # drawn for VAE and generator (and as many for classifiers and meters)
     vae_steps:int = 3000        # batches of 32 crops of 32 x 32 px
     tiny_steps:int = 1500       # batches of 16, distilled from the VAE

@@ -10,7 +10,7 @@ config = ConfigParser(delimiters='=')
 config.read(root/'settings.ini')
 cfg = config['DEFAULT']
 modules = sorted((root/'spurnb').glob('*.py'))
-distribution = {'sklearn': 'scikit-learn', 'PIL': 'pillow', 'yaml': 'pyyaml'} # where it is not called what it is imported as
+distribution = {'sklearn': 'scikit-learn', 'PIL': 'pillow', 'yaml': 'pyyaml', 'huggingface_hub': 'huggingface-hub'} # where it is not called what it is imported as
 indirect = {'torchvision': 'timm', 'accelerate': 'diffusers', 'ipywidgets': 'tqdm'} # needed by that package, not imported by ours
 
 

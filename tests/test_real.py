@@ -104,21 +104,13 @@ def test_the_audit_end_to_end(home, photos, tmp_path):
     assert {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')} == kept # nobody was asked again
 
 
-class Mobile(torch.nn.Module):
-    "torchvision's MobileNetV2 with the methods by which timm's models are taken apart."
-    def __init__(self, net): super().__init__(); self.net = net
-    def get_classifier(self): return self.net.classifier[-1]
-    def forward_features(self, x): return self.net.features(x)
-    def forward_head(self, maps, pre_logits=False): return maps.mean((2, 3)) if pre_logits else self.net.classifier(maps.mean((2, 3)))
-    def forward(self, x): return self.forward_head(self.forward_features(x))
-
-
 def test_neural_pca_of_true_features(home, photos, monkeypatch):
     from spurnb.encoders import Encoder
-    from spurnb.features import NeuralPCA, feature_picture
+    from spurnb.features import NeuralPCA
+    from spurnb.pictures import feature_picture
     monkeypatch.chdir(home)
     pictures, labels = photos
-    encoder = Encoder(Mobile(own_judge('real_models:mobilenet').model), 224, (.485, .456, .406), (.229, .224, .225))
+    encoder = Encoder(own_judge('real_models:mobilenet').model, 224, (.485, .456, .406), (.229, .224, .225))
     x, k = torch.cat(list(pictures.split(10, side=224))), int(labels[0])
     psi = encoder.phi(x)*encoder.weight[k]
     pca = NeuralPCA.from_psi(psi[:15], bias=encoder.bias[k]) # fifteen photographs, 1,280 features: a thin basis

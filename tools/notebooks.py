@@ -2,6 +2,7 @@
 
     python tools/notebooks.py                     all of them, in order
     python tools/notebooks.py 03_features index   some of them
+    python tools/notebooks.py --slow index        their slow cells too
 
 Cells that nbdev does not test (`#| eval: false`, `slow`, `cuda`, `net`) are not run and keep what they show.
 Exits with 1 when a notebook fails (it then stays as it was) or is larger than 500 kB.
@@ -14,7 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
-from PIL import Image
+from PIL import Image, ImageChops
 
 root = Path(__file__).resolve().parents[1]
 most = 500_000
@@ -28,18 +29,21 @@ class Client(NotebookClient):
 
 
 def skipped(source):
-    flags = '|'.join(get_config().tst_flags.split())
+    flags = '|'.join(f for f in get_config().tst_flags.split() if f != 'slow' or '--slow' not in sys.argv)
     return re.search(rf'^#\| *(eval: *false|{flags})\b', source, re.M)
 
 
 def small(png):
-    "A base64 PNG with at most 128 colours, where that makes it smaller."
+    "A base64 PNG with a palette, where that makes it smaller and no colour is lost."
     picture, out = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
-    if picture.mode != 'P':
-        if picture.mode == 'RGBA': picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
-        picture.convert('RGB').quantize(128, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
-    data = base64.b64encode(out.getvalue()).decode()
-    return data if 0 < len(data) < len(png) else png
+    if picture.mode == 'P': return png
+    if picture.mode == 'RGBA': picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
+    picture = picture.convert('RGB')
+    few = picture.quantize(256, kmeans=1, dither=Image.Dither.NONE)
+    lost = ImageChops.difference(picture, few.convert('RGB')).convert('L').histogram()
+    if sum(lost[24:]) > sum(lost)/1000: return png
+    few.save(out, 'PNG', optimize=True)
+    return min(base64.b64encode(out.getvalue()).decode(), png, key=len)
 
 
 def tidy(nb):
@@ -69,7 +73,7 @@ def refresh(path):
 def main():
     os.chdir(root)
     known = {p.stem: p for p in sorted(Path('nbs').glob('*.ipynb'))}
-    names = sys.argv[1:] or list(known)
+    names = [a for a in sys.argv[1:] if a != '--slow'] or list(known)
     if unknown := [n for n in names if n not in known]: sys.exit(f'no notebook {unknown[0]!r}; there are {", ".join(known)}')
     wrong = [w for n in names if (w := refresh(known[n]))]
     if wrong: sys.exit('\n'.join(wrong))
