@@ -139,6 +139,13 @@ def findings(
     return out
 
 # %% ../nbs/08a_figures.ipynb #6b3c55ae
+def _left_out(metrics):
+    "Sentences on classifiers and files that an audit went on without."
+    out, files = [f'{judge} was left out: {why}' for judge, why in metrics.get('left_out', {}).items()], metrics.get('files') or {}
+    if bad := files.get('unreadable'): out.append(f'{len(bad)} of {files["files"]} files cannot be read and were left out: {", ".join(map(repr, [*bad][:5]))}{", ..." if len(bad) > 5 else ""}.')
+    if copies := files.get('copies'): out.append(f'{len(copies)} of {files["files"]} files hold a picture that is there before, pixel by pixel, and do not count again, such as {next(iter(copies))!r}.')
+    return out
+
 def cautions(
     metrics:dict, # as `metrics.json`
 )->list: # sentences; none when nothing speaks against the numbers
@@ -155,7 +162,7 @@ def cautions(
                    'Unless more steps no longer raise that, it was not tuned enough to be a fair baseline.')
     if copies and (copies['low'] or 0) > .05: out.append('{} of the images are near copies of a reference ({}), where 5% would be expected.'.format(*show(copies)))
     if arms[arm]['spurious_rate']['n'] < 30: out.append(f'There are only {arms[arm]["spurious_rate"]["n"]} images, so the intervals are wide.')
-    return out
+    return out + _left_out(metrics)
 
 # %% ../nbs/08a_figures.ipynb #d2d5b473
 def heat_map(

@@ -85,7 +85,7 @@ def _with_head(judge, head, name, make):
     model = copy.deepcopy(judge.model)
     place, layer = linear_head(model, head)
     model.set_submodule(place, make(layer))
-    return Judge(name, model, judge.config, judge.device)
+    return judge.remade(name, model)
 
 def spufix(
     judge:Judge, # the classifier to be repaired

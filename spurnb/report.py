@@ -217,15 +217,22 @@ def write_report(
     return folder/'report.html'
 
 # %% ../nbs/08_report.ipynb #4706e8e8
-def _material(target, judges, feature):
-    "What an audit of a folder needs besides the images: the target, and for the mini world null arms, references and meters."
-    from spurnb.data import imagenet_target, mini_class_images, mini_null_images, mini_references, mini_target
-    from spurnb.evaluate import load_encoder, load_meters, mini_judges
-    ours = [j for j in judges if j in mini_judges()]
-    if not ours: return imagenet_target(target, feature), {}, {}
-    if len(ours) < len(judges): raise UserError(f'{ours[0]!r} knows the six classes of the mini world and {next(j for j in judges if j not in ours)!r} does not; audit them apart.')
-    aim, refs, null = mini_target(target), mini_references(target), mini_null_images(target, 128)
-    return aim, dict(background=null[0::2], other_context=null[1::2]), dict(references=refs.images, held_out=refs.held_out,
+def _ours(names, target):
+    "Judges of the mini world among `names`; a `UserError` when ImageNet's are among them too, or when their world has no such class."
+    from spurnb.data import mini_target
+    from spurnb.zoo import mini_judges, timm
+    ours = [j for j in names if j in mini_judges()]
+    foreign = next((j for j in names if j not in ours and timm.is_model(j.partition('.')[0])), None)
+    if ours and foreign: raise UserError(f'{ours[0]!r} knows the six classes of the mini world and {foreign!r} does not; audit them apart.')
+    if ours: mini_target(target)
+    return ours
+
+def _mini_material(target):
+    "What an audit of a folder has besides the images in the mini world: the target, null arms, references and meters."
+    from spurnb.data import mini_class_images, mini_null_images, mini_references, mini_target
+    from spurnb.evaluate import load_encoder, load_meters
+    refs, null = mini_references(target), mini_null_images(target, 128)
+    return mini_target(target), dict(background=null[0::2], other_context=null[1::2]), dict(references=refs.images, held_out=refs.held_out,
         class_images=mini_class_images(target, 200, 1), meters=load_meters(), encoder=load_encoder('mini'))
 
 def _claim(out, config):
@@ -238,68 +245,87 @@ def _claim(out, config):
 
 def audit_folder(
     images, # folder of images without the object of the class
-    target:str, # a class of the mini world, or of ImageNet by name, number or WordNet id
-    judges=None, # names of classifiers, as for `load_judge`; None for the mini world's
+    target:str, # a class of the mini world, of ImageNet by name, number or WordNet id, or of the judges' own classes
+    judges=None, # names of classifiers, as for `load_judge`; None for the mini world's, unless there are `models`
     out=None, # folder for the results and the report; None to write nothing
-    feature:str='', # what the images show, in words (for ImageNet's classes)
+    feature:str='', # what the images show, in words (but for the mini world)
     device:str|None=None, # cuda, mps or cpu; None for the best there is
+    models=(), # 'module:factory', as for `own_judge`
+    protocol:str='model', # 'model': each judge's own transform; 'original': Spurious ImageNet's for all
+    classes=None, # names of the classes, for judges that do not bring them
+    positives=None, # folder of images that do show the class
 )->tuple: # metrics (dict as `metrics.json`), scores (DataFrame, an image a row)
-    "Audit any folder of images: the spurious rate of each classifier with its interval, and with `out` a run folder and its report."
+    "Audit any folder of images: the spurious rate of each classifier with its interval, and with `out` a run folder and its report. Files that cannot be read and judges that cannot be asked are left out and named."
     check_torch()
-    from spurnb.data import folder_images
-    from spurnb.evaluate import audit, load_judge, mini_judges
-    judges = list(judges or mini_judges())
-    aim, nulls, material = _material(target, judges, feature)
-    judging = [load_judge(j, get_device(device)) for j in judges]
-    try: x, names = folder_images(images)
-    except UserError as e:
-        if 'differ in size' not in str(e): raise
-        x, names = folder_images(images, 64 if nulls else 256)
-    if out is not None: _claim(Path(out), dict(command='spurnb_audit', version=__version__, created=datetime.now(timezone.utc).isoformat(timespec='seconds'),
-                                               images=Path(images).as_posix(), target=target, feature=feature, judges=judges))
-    metrics, scores = audit(dict(images=x, **nulls), judging, aim, cache=None if out is None else Path(out)/'logits', **material)
+    from spurnb.evaluate import audit
+    from spurnb.folders import folder_pictures
+    from spurnb.zoo import class_target, load_judges, mini_judges
+    names = list(judges or ([] if models else mini_judges()))
+    ours, device = _ours(names, target), get_device(device)
+    (pictures, files), shown = folder_pictures(images), positives and folder_pictures(positives)[0]
+    judging, left_out = load_judges(names, device, protocol, classes, models)
+    aim, nulls, material = _mini_material(target) if ours else (class_target(target, judging[0].classes, feature), {}, {})
+    if shown: material['class_images'] = shown
+    if out is not None: _claim(Path(out), dict(command='spurnb_audit', version=__version__, created=datetime.now(timezone.utc).isoformat(timespec='seconds'), images=Path(images).as_posix(),
+                                               target=target, feature=feature, judges=[*names, *models], protocol=protocol, positives=positives and Path(positives).as_posix()))
+    metrics, scores = audit(dict(images=pictures, **nulls), judging, aim, cache=None if out is None else Path(out)/'logits', **material)
+    metrics |= dict(left_out=left_out | metrics['left_out'], files=files, protocol=protocol)
+    scores.insert(2, 'file', pictures.names + ['']*(len(scores) - len(pictures)))
     if out is None: return metrics, scores
     write_json(Path(out)/'metrics.json', metrics)
     with atomic(Path(out)/'scores.csv') as part: scores.to_csv(part, index=False)
-    write_report(out, dict(images=[Path(images)/n for n in names]))
+    write_report(out, dict(images=pictures.files))
     return metrics, scores
 
-# %% ../nbs/08_report.ipynb #c6b19db9
+# %% ../nbs/08_report.ipynb #5a6b4aa8
 def gate(
     metrics:dict, # as `metrics.json`
     limit:float, # highest rate allowed, between 0 and 1
     arm:str='images', # which images
+    risk:float=.025, # of stopping any classifier that keeps the limit
 )->tuple: # names of the classifiers above the limit, names of those that may be
-    "Which classifiers break a limit? Each by its own 95% interval, on the valid images where there are meters."
+    "Which classifiers break a limit? One-sided exact binomial tests, adjusted by Holm's method, on the valid images where there are meters."
+    from scipy.stats import binomtest
+    from spurnb.stats import holm
     if not 0 <= limit <= 1: raise UserError(f'the limit is {limit!r}; give a share between 0 and 1.')
-    above, unsure = [], []
-    for judge, arms in metrics['classifiers'].items():
-        m = metrics.get('classifier_scores', {}).get(judge, {}).get(arm, {}).get('spurious_rate_valid', arms[arm])
-        if m['value'] is None or m['low'] <= limit < m['high']: unsure.append(judge)
-        elif m['low'] > limit: above.append(judge)
-    return above, unsure
+    rates = {j: metrics.get('classifier_scores', {}).get(j, {}).get(arm, {}).get('spurious_rate_valid', arms[arm]) for j, arms in metrics['classifiers'].items()}
+    known = {j: m for j, m in rates.items() if m['value'] is not None}
+    p = holm([binomtest(round(m['value']*m['n']), m['n'], limit, alternative='greater').pvalue for m in known.values()])
+    above = [j for j, q in zip(known, p) if q <= risk]
+    return above, [j for j, m in rates.items() if j not in above and (m['value'] is None or m['high'] > limit)]
 
-# %% ../nbs/08_report.ipynb #5a6b4aa8
+# %% ../nbs/08_report.ipynb #f6e88aac
+def _split(names): return [n.strip() for n in names.split(',') if n.strip()]
+
+def _verdict(metrics, limit):
+    "Lines about the limit, and whether somebody breaks it."
+    above, unsure = gate(metrics, limit)
+    lines = [f'limit {percent(limit)}: {what}: {", ".join(names)}' for names, what in ((unsure, 'undecided, the interval holds the limit or nothing is valid'), (above, 'above the limit')) if names]
+    return lines or [f'limit {percent(limit)}: kept by all {len(metrics["classifiers"])} classifiers'], bool(above)
+
 @call_parse
 @polite
 def spurnb_audit(
     images:str, # Folder of images that do not show the object of the class
-    target:str='hummingbird', # A class of the mini world, or of ImageNet by name, number or WordNet id
-    judges:str='', # Classifiers that judge, separated by commas: timm names; the mini world's by default
+    target:str='hummingbird', # A class of the mini world, of ImageNet by name, number or WordNet id, or of the classifiers' own
+    judges:str='', # Classifiers that judge, separated by commas: names of timm, torchvision:NAME, transformers:NAME, a folder, ARCH@FILE; the mini world's by default
+    model:str='', # Classifiers of your own, as MODULE:FACTORY, separated by commas
+    classes:str='', # Text or JSON file with the names of the classes, for classifiers that do not bring them
+    protocol:str='model', # model: each classifier's own transform; original: that of Spurious ImageNet
+    positives:str='', # Folder of images that do show the class, for average precision, AUC and accuracy
     out:str='', # Folder for the results; runs/audit-<name of the folder> by default
     limit:float=None, # Exit with 1 when a classifier's rate is shown to be above this share
-    feature:str='', # What the images show, in words, for the report (ImageNet's classes)
+    feature:str='', # What the images show, in words, for the report (but for the mini world)
     device:str='', # cuda, mps or cpu; the best there is by default
 ):
     "How often do classifiers see the class in images that do not show it? A table, a report, and an exit code."
     if limit is not None and not 0 <= limit <= 1: raise UserError(f'--limit is {limit!r}; give a share between 0 and 1.')
+    pick(protocol, ('model', 'original'), 'protocol')
     cap_threads()
     out = Path(out or Path('runs')/f'audit-{Path(images).resolve().name}')
-    metrics, _ = audit_folder(images, target, [j.strip() for j in judges.split(',') if j.strip()], out, feature, device or None)
+    if classes: from spurnb.zoo import read_classes
+    metrics, _ = audit_folder(images, target, _split(judges), out, feature, device or None, _split(model), protocol, read_classes(classes) if classes else None, positives or None)
     print(text_table(metrics), '', *findings(metrics), *cautions(metrics), sep='\n')
-    above, unsure = ([], []) if limit is None else gate(metrics, limit)
-    for names, what in ((unsure, 'undecided, the interval holds the limit or nothing is valid'), (above, 'above the limit')):
-        if names: print(f'limit {percent(limit)}: {what}: {", ".join(names)}')
-    if limit is not None and not above + unsure: print(f'limit {percent(limit)}: kept by all {len(metrics["classifiers"])} classifiers')
-    print(f'report: {out/"report.html"}')
-    if above: sys.exit(1)
+    lines, above = ([], False) if limit is None else _verdict(metrics, limit)
+    print(*lines, f'report: {out/"report.html"}', sep='\n')
+    if above or metrics['left_out']: sys.exit(1 if above else 2)

