@@ -16,7 +16,7 @@ from fastcore.script import call_parse
 from PIL import Image
 
 from . import __version__
-from .core import UserError, atomic, cap_threads, check_torch, get_device, polite, read_json, write_json
+from .core import UserError, atomic, cap_threads, check_torch, get_device, pick, polite, read_json, write_json
 from .data import load_rgb
 from .figures import (ARMS, COLOURS, FORESTS, MEASURES, NULLS, arm_grid, axis_ends, cautions, findings, forest_plot, heat_map, main_arm, percent, reading, show,
     show_difference, text_table)
