@@ -16,7 +16,7 @@ from fastcore.script import call_parse
 from PIL import Image
 
 from . import __version__
-from .core import UserError, atomic, cap_threads, check_torch, get_device, polite, read_json, write_json
+from .core import UserError, atomic, cap_threads, check_torch, get_device, pick, polite, read_json, write_json
 from .data import load_rgb
 from .figures import (ARMS, COLOURS, FORESTS, MEASURES, NULLS, arm_grid, axis_ends, cautions, findings, forest_plot, heat_map, main_arm, percent, reading, show,
     show_difference, text_table)
@@ -219,8 +219,9 @@ def write_report(
 # %% ../nbs/08_report.ipynb #4706e8e8
 def _ours(names, target):
     "Judges of the mini world among `names`; a `UserError` when ImageNet's are among them too, or when their world has no such class."
+    import timm
     from spurnb.data import mini_target
-    from spurnb.zoo import mini_judges, timm
+    from spurnb.zoo import mini_judges
     ours = [j for j in names if j in mini_judges()]
     foreign = next((j for j in names if j not in ours and timm.is_model(j.partition('.')[0])), None)
     if ours and foreign: raise UserError(f'{ours[0]!r} knows the six classes of the mini world and {foreign!r} does not; audit them apart.')
