@@ -8,8 +8,6 @@ __all__ = ['FAMILIES', 'Family', 'family_of', 'prompt_ids', 'read_prompts', 'con
 # %% ../nbs/04d_families.ipynb #0002ab7b
 from dataclasses import dataclass
 
-import torch, torch.nn.functional as F
-
 from .core import UserError
 
 # %% ../nbs/04d_families.ipynb #8495e675
@@ -53,6 +51,7 @@ def read_prompts(
     prompts, # list of n texts
 )->dict: # what `condition` needs: token ids for each encoder, and SD3's T5 words, which are never trained
     "Prompts, read as far as nothing in it is trained."
+    import torch
     family = family_of(pipe)
     ids = [prompt_ids(getattr(pipe, name.replace('text_encoder', 'tokenizer')), prompts).to(getattr(pipe, name).device) for name in family.encoders]
     if family.name != 'sd3': return dict(ids=ids)
@@ -68,6 +67,8 @@ def condition(
     t5=None, # (n, tokens, D), of SD3
 )->tuple: # words (n, tokens, D), summary (n, P) or None
     "What the network is told about the text; the same as the pipeline's own `encode_prompt`."
+    import torch
+    import torch.nn.functional as F
     if family.name == 'sd': return encoders[0](ids[0])[0], None
     out = [e(i, output_hidden_states=True) for e, i in zip(encoders, ids)]
     words = torch.cat([o.hidden_states[-2] for o in out], -1)
@@ -84,6 +85,7 @@ def ask(
     side:int=512, # of the images in pixels, which SDXL wants to know
 ): # the network's answer (n, c, h, w)
     "One forward pass, with all that this family's network wants to know."
+    import torch
     if family.name == 'sd3': return network(hidden_states=noisy, timestep=t, encoder_hidden_states=words, pooled_projections=summary).sample
     sizes = torch.tensor([[side, side, 0, 0, side, side]], device=noisy.device, dtype=words.dtype).expand(len(noisy), -1)      # original size, crop, target size
     return network(noisy, t, words, **({} if summary is None else dict(added_cond_kwargs=dict(text_embeds=summary, time_ids=sizes)))).sample
@@ -92,5 +94,6 @@ def training_times(
     scheduler, # a diffusers scheduler
 ): # (num_train_timesteps,): training draws uniformly from these
     "All timesteps of a model: 0, 1, 2 ..., or for flow matching the scheduler's own, with its shift, as they were before anybody sampled with it."
+    import torch
     if type(scheduler).__name__.startswith('FlowMatch'): return type(scheduler).from_config(scheduler.config).timesteps.clone()
     return torch.arange(scheduler.config.num_train_timesteps)
