@@ -81,6 +81,7 @@ def jitter(rng, rgb, amount=14):
 
 # %% ../nbs/01_scenes.ipynb #4e8ac135
 def hummingbird(p, rng):
+    "A hummingbird in flight."
     body,dark = jitter(rng, (30,150,105)),(24,66,62)
     p.poly([(-.35,.35), (-1,.95), (-.72,1), (-.55,.85), (-.5,1.05), (-.1,.5)], tint(body,.6), dark)       # tail
     p.oval(-.1,.2,.52,.3, body, -.75, dark)
@@ -95,6 +96,7 @@ def hummingbird(p, rng):
 
 # %% ../nbs/01_scenes.ipynb #e87f7064
 def koala(p, rng):
+    "A sitting koala."
     fur,dark = jitter(rng, (148,150,160), 10),(70,72,82)
     p.oval(0,.72,.55,.42, fur, outline=dark); p.oval(0,.8,.3,.28, (222,222,226))                            # body
     for s in (-1,1):
@@ -105,6 +107,7 @@ def koala(p, rng):
 
 # %% ../nbs/01_scenes.ipynb #2e3da082
 def tench(p, rng):
+    "A tench from the side."
     skin,dark = jitter(rng, (112,116,44)),(52,56,24)
     p.poly([(-.5,0), (-1.1,-.5), (-.93,0), (-1.1,.5)], tint(skin,.7), dark)                                 # tail
     p.poly([(-.3,-.3), (.05,-.68), (.32,-.32)], tint(skin,.7), dark)
@@ -117,6 +120,7 @@ def tench(p, rng):
 
 # %% ../nbs/01_scenes.ipynb #6027117f
 def freight_car(p, rng):
+    "A freight car on its wheels."
     paint,dark = jitter(rng, (150,74,46)),(58,32,26)
     p.box(-1.1,.5,1.1,.62, (46,46,50))
     for x in (-.8,-.4,.4,.8): p.oval(x,.72,.19,.19, (40,40,46), outline=(12,12,14)); p.oval(x,.72,.07,.07, (150,150,156))
@@ -127,6 +131,7 @@ def freight_car(p, rng):
 
 # %% ../nbs/01_scenes.ipynb #9f78a080
 def fireboat(p, rng):
+    "A fireboat from the side."
     hull,dark = jitter(rng, (206,38,34)),(90,16,18)
     p.line([(.1,-.3), (.1,-1)], (60,60,66), .06)
     p.box(-.28,-.86,.02,-.3, (250,176,40), (110,70,20)); p.box(-.28,-.86,.02,-.7, (34,34,38))               # funnel
@@ -138,6 +143,7 @@ def fireboat(p, rng):
 
 # %% ../nbs/01_scenes.ipynb #32cf246c
 def hard_disc(p, rng):
+    "An open hard disc with its arm."
     case = jitter(rng, (62,64,74), 10)
     p.box(-.78,-1,.78,1, case, (22,22,28), 4)
     for x in (-.68,.68):
@@ -158,6 +164,7 @@ COLORS = dict(red=(214,30,36), blue=(38,86,214), green=(46,158,58), yellow=(242,
 SKINS = ((244,206,176), (226,178,142), (190,134,98), (140,92,64), (98,64,46))
 
 def feeder(p, rng, variant):
+    "A feeder that hangs from a wire, in the colour `variant`."
     c = jitter(rng, COLORS[variant])
     p.line([(0,-1.2), (0,-.8)], (60,60,64), .06)
     p.poly([(-.3,-.62), (0,-.95), (.3,-.62)], c, tint(c,.5))                                                # cap
@@ -168,6 +175,7 @@ def feeder(p, rng, variant):
 
 # %% ../nbs/01_scenes.ipynb #c3ab9480
 def eucalyptus(p, rng, variant):
+    "A branch of eucalyptus leaves in the colour `variant`."
     c = jitter(rng, COLORS[variant] if variant != 'green' else (64,140,92))
     p.line([(-1.05,.75), (-.3,.2), (.4,-.25), (1,-.75)], (112,82,58), .09)
     for i in range(8):
@@ -178,6 +186,7 @@ def eucalyptus(p, rng, variant):
 
 # %% ../nbs/01_scenes.ipynb #b4e0b0a3
 def hand(p, rng, variant):
+    "A hand, bare in some skin tone or in a glove."
     glove = variant != 'bare'
     c = jitter(rng, COLORS[variant.split('-')[0]] if glove else SKINS[rng.integers(len(SKINS))], 8); dark = tint(c,.55)
     p.box(-.34,.5,.34,1.15, (236,236,236) if glove else c, dark)                                           # wrist or cuff
@@ -192,6 +201,7 @@ def hand(p, rng, variant):
 
 # %% ../nbs/01_scenes.ipynb #fc8841ed
 def graffiti(p, rng, variant):
+    "Painted letters in the colour `variant`."
     c = jitter(rng, COLORS[variant]); ink = (24,20,34)
     letters = ([(-.3,.5), (-.3,-.5), (.3,-.35), (-.1,0), (.35,.3), (-.3,.5)], [(.32,-.42), (-.25,-.42), (-.25,.05), (.3,.05), (.3,.5), (-.35,.5)],
                [(-.35,.5), (0,-.5), (.35,.5), (.18,.08), (-.15,.08)], [(-.35,-.5), (-.1,.5), (.05,0), (.2,.5), (.38,-.5)])
@@ -204,6 +214,7 @@ def graffiti(p, rng, variant):
 
 # %% ../nbs/01_scenes.ipynb #13da2694
 def water_jet(p, rng, variant):
+    "A fountain jet that falls to both sides, in the colour `variant`."
     c = jitter(rng, COLORS[variant], 8)
     p.poly([(-.16,1), (-.08,.62), (.08,.62), (.16,1)], (70,72,80), (26,26,30))
     for k,reach in enumerate((-1,-.55,.55,1)):
@@ -215,6 +226,7 @@ def water_jet(p, rng, variant):
 
 # %% ../nbs/01_scenes.ipynb #dea4fee3
 def label(p, rng, variant):
+    "A printed label with a bar code, in the colour `variant`."
     c = jitter(rng, COLORS[variant], 8); ink = (28,28,34)
     p.box(-.95,-.66,.95,.66, c, tint(c,.55))
     p.box(-.95,-.66,.95,-.36, jitter(rng, (40,52,92)))

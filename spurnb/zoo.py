@@ -78,10 +78,10 @@ def read_classes(
     try: found = json.loads(text) if Path(file).suffix == '.json' else [l.strip() for l in text.splitlines() if l.strip()]
     except ValueError: raise UserError(f'{str(file)!r} is not JSON; mend it, or give a text file with a name a line.') from None
     if isinstance(found, dict):
-        pairs = dict(found if all(str(k).isdigit() for k in found) else {v: k for k, v in found.items()})
-        try: found = [str(name) for _, name in sorted((int(k), n) for k, n in pairs.items())]
+        try: pairs = {int(k): str(n) for k, n in (found.items() if all(str(k).isdigit() for k in found) else ((v, k) for k, v in found.items()))}
         except (TypeError, ValueError): pairs = {}
-        if sorted(map(int, pairs)) != list(range(len(found))): raise UserError(f'{str(file)!r} does not number its classes from 0; give {{number: name}} or {{name: number}}.')
+        found = [pairs[k] for k in sorted(pairs)]
+        if not found or sorted(pairs) != list(range(len(found))): raise UserError(f'{str(file)!r} does not number its classes from 0; give {{number: name}} or {{name: number}}.')
     if not isinstance(found, list) or not found: raise UserError(f'{str(file)!r} holds no names of classes; give a list, or a name a line.')
     return [str(n) for n in found]
 
