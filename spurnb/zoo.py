@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MINI_INPUT', 'IMAGENET_INPUT', 'mini_judges', 'imagenet_classes', 'head_classes', 'read_classes', 'class_target',
-           'load_judge', 'own_judge', 'load_judges']
+           'load_judge', 'own_judge', 'load_judges', 'spurious_probe']
 
 # %% ../nbs/07e_zoo.ipynb #26cc2bb8
 import importlib, json, os, re, sys
@@ -234,3 +234,17 @@ def load_judges(
     if not found and len(left_out) == 1: raise UserError(*left_out.values())
     if not found: raise UserError(f'none of the {len(left_out)} classifiers can be had: ' + ' '.join(f'({i}) {why}' for i, why in enumerate(left_out.values(), 1)))
     return found, left_out
+
+# %% ../nbs/07e_zoo.ipynb #efc8336f
+def spurious_probe(
+    target:str='hummingbird', # the class, as for `class_target`
+    device:str|None='cpu', # as for `get_device`
+    names=(), # judges, as for `load_judge`; empty: the mini world's
+): # function: images (n, 3, h, w) in [0,1] -> dict(spurious_rate, and a rate for each judge by its name)
+    "A probe that asks judges which share of the images is of the class."
+    judges, _ = load_judges(tuple(names) or mini_judges(), device)
+    index = class_target(target, judges[0].classes).index
+    def probe(images):
+        rates = {j.name: (j.logits(images).argmax(1) == index).float().mean().item() for j in judges}
+        return dict(spurious_rate=sum(rates.values()) / len(rates), **rates)
+    return probe
