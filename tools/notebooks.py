@@ -78,7 +78,7 @@ def refresh(path):
 
 def main():
     os.chdir(root)
-    known = {p.stem: p for p in sorted(Path('nbs').glob('*.ipynb'))}
+    known = {p.stem: p for p in [*sorted(Path('nbs').glob('*.ipynb')), *sorted(Path('nbs/tutorials').glob('*.ipynb'))]}
     names = [a for a in sys.argv[1:] if a != '--slow'] or list(known)
     if unknown := [n for n in names if n not in known]: sys.exit(f'no notebook {unknown[0]!r}; there are {", ".join(known)}')
     wrong = [w for n in names if (w := refresh(known[n]))]
