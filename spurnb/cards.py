@@ -21,13 +21,13 @@ LICENCES = { # part of the base model's name -> its licence as the hub writes it
 
 def base_model(
     pipe, # a diffusers pipeline
-)->tuple: # name, is it one on the hub?, licence as the hub writes it, licence in words
+)->tuple: # name, is it one on the hub?, licence as the hub writes it (None: not known), licence in words
     "What a pipeline was made from, without telling where it lay."
     name = str(getattr(pipe, 'name_or_path', None) or 'an unnamed pipeline')
     hub = name.count('/') == 1 and not Path(name).exists()
     if name == str(mini_file('generator')): name = "spurnb's mini world"
     elif not hub: name = Path(name).name
-    found = next((l for part, l in LICENCES.items() if part in name), ('other', "not known to spurnb: see the base model's page"))
+    found = next((l for part, l in LICENCES.items() if part in name), (None, "not known to spurnb: see the base model's page"))
     return name, hub, *found
 
 # %% ../nbs/04h_cards.ipynb #e66f4d4e
@@ -85,7 +85,7 @@ def model_card(
     base, hub, licence_id, licence_words = base_model(pipe)
     lora = bool(settings.lora_rank)
     load = f"pipe = DiffusionPipeline.from_pretrained({(base if hub else f'<{base}>')!r})\npipe.load_lora_weights(model)" if lora else 'pipe = DiffusionPipeline.from_pretrained(model)'
-    data = ModelCardData(license=licence_id, license_name=licence_words if licence_id == 'other' else None, library_name='diffusers', pipeline_tag='text-to-image', base_model=base if hub else None,
+    data = ModelCardData(license=licence_id, license_name='stabilityai-ai-community' if licence_id == 'other' else None, library_name='diffusers', pipeline_tag='text-to-image', base_model=base if hub else None,
                          instance_prompt=settings.instance_prompt, tags=['diffusers', 'text-to-image', 'dreambooth', 'spurious-features'] + ['lora']*lora)
     command = command_line()
     loss = ('Similarity loss: ' + ', '.join(f'{k} {sfsl[k]}' for k in ('features', 'distance', 'components', 'reference', 'decoder')) + '.') if sfsl else 'Plain DreamBooth, without the similarity loss.'

@@ -7,7 +7,7 @@ __all__ = ['OPTIMISERS', 'check_optimiser', 'make_optimiser', 'optimiser_state',
            'scaler_state', 'restore_scaler']
 
 # %% ../nbs/04f_optimisers.ipynb #a4f98c1d
-import contextlib, importlib.util, io
+import contextlib, importlib, importlib.util, io
 
 from .core import UserError, pick
 
@@ -33,12 +33,10 @@ def make_optimiser(
     import torch
     check_optimiser(name, [g['lr'] for g in groups])
     if name == 'adamw': return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=device in ('cpu', 'cuda'))
-    if name == 'adamw8bit':
-        from bitsandbytes.optim import AdamW8bit
-        return AdamW8bit(groups, weight_decay=weight_decay)
-    from prodigyopt import Prodigy
+    package = importlib.import_module(OPTIMISERS[name])
+    if name == 'adamw8bit': return package.optim.AdamW8bit(groups, weight_decay=weight_decay)
     with contextlib.redirect_stdout(io.StringIO()): # it tells that it decays weights
-        return Prodigy(groups, weight_decay=weight_decay, use_bias_correction=True, safeguard_warmup=True)
+        return package.Prodigy(groups, weight_decay=weight_decay, use_bias_correction=True, safeguard_warmup=True)
 
 # %% ../nbs/04f_optimisers.ipynb #88c30473
 def _tensor(number):

@@ -88,7 +88,7 @@ def look(
     if folder: save_png(Path(folder)/f'step-{done:06d}.png', grid, step=done, prompt=watch.prompt or trainer.settings.instance_prompt, seed=watch.seed, steps=watch.steps, guidance=watch.guidance, **said)
     for tracker in trainer.accelerator.trackers:
         if said: tracker.log(said, step=done)
-        if hasattr(tracker, 'log_images'): tracker.log_images({'validation': _as_batch(grid)}, step=done)
+        if hasattr(tracker, 'log_images'): tracker.log_images({'validation': _as_batch(grid)}, step=done, **({'dataformats': 'NHWC'} if tracker.name == 'tensorboard' else {}))
     return said
 
 def _as_batch(grid):
@@ -180,7 +180,7 @@ def tracked(
         a.project_configuration.set_directories(str(folder))
         a.log_with = filter_trackers(list(watch.trackers), str(folder))
         plain = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in (settings or {}).items()}
-        a.init_trackers(name, plain, dict(wandb=dict(dir=str(folder), name=name)))
+        a.init_trackers('spurnb', plain, dict(wandb=dict(dir=str(folder), name=name)))
     try: yield
     finally:
         for tracker in a.trackers: tracker.finish()
