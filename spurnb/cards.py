@@ -84,7 +84,7 @@ def model_card(
     from huggingface_hub import ModelCard, ModelCardData
     base, hub, licence_id, licence_words = base_model(pipe)
     lora = bool(settings.lora_rank)
-    load = f"pipe = DiffusionPipeline.from_pretrained({(base if hub else f'<{base}>')!r})\npipe.load_lora_weights(model)" if lora else 'pipe = DiffusionPipeline.from_pretrained(model)'
+    load = f"import torch\npipe = DiffusionPipeline.from_pretrained({(base if hub else f'<{base}>')!r}).to(torch.float32)\npipe.load_lora_weights(model)" if lora else 'pipe = DiffusionPipeline.from_pretrained(model)'
     data = ModelCardData(license=licence_id, license_name='stabilityai-ai-community' if licence_id == 'other' else None, library_name='diffusers', pipeline_tag='text-to-image', base_model=base if hub else None,
                          instance_prompt=settings.instance_prompt, tags=['diffusers', 'text-to-image', 'dreambooth', 'spurious-features'] + ['lora']*lora)
     command = command_line()
