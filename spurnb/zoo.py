@@ -244,7 +244,7 @@ def _scenes(target): # -> dict of tensors (n, 3, 64, 64) in [0,1]
 
 def _kept_scenes(target, folder):
     if folder is None: return _scenes(target)
-    code = [sha256(sys.modules[f'spurnb.{m}'].__file__) for m in ('scenes', 'data')]
+    code = [sha256(sys.modules[f'spurnb.{m}'].__file__) for m in ('painting', 'scenes', 'data')]
     file = Path(folder)/f'scenes-{settings_hash([target, code])}.safetensors'
     if file.exists():
         with suppress(UserError): return {name: x.float()/255 for name, x in read_tensors(file, 'scenes')[0].items()} # a damaged file is made again
