@@ -206,7 +206,7 @@ def step(self:Trainer, step): # dict of numbers to log
             loss, parts = self.loss(step, part)
             if self.any(not math.isfinite(parts['loss'])): self._stop(f'the loss is {parts["loss"]}', step)
             self.scaler.scale(loss / self.settings.accumulate).backward()
-        except torch.OutOfMemoryError: self._stop('there is not enough memory for the batch', step, 'set accumulate to 2 or more, checkpointing, a lora_rank or precision bfloat16')
+        except torch.OutOfMemoryError: self._too_large(step)
         logged.append(parts)
     self.scaler.unscale_(self.optimiser)
     norm = torch.nn.utils.clip_grad_norm_(self.params.values(), self.settings.max_norm).item()
@@ -226,6 +226,9 @@ def any(self:Trainer, mine): # bool -> bool
     import torch
     if self.accelerator.num_processes == 1: return mine
     return self.accelerator.reduce(torch.tensor(float(mine), device=self.device), 'sum').item() > 0
+
+@patch
+def _too_large(self:Trainer, step): self._stop('there is not enough memory for the batch', step, 'set accumulate to 2 or more, checkpointing, a lora_rank or precision bfloat16')
 
 @patch
 def _stop(self:Trainer, what, step, cure=''):

@@ -119,6 +119,7 @@ def step_flops(
     trainer.network, *trainer.encoders = trainer.family.parts(trainer.pipe, bool(trainer.encoders)).values() # not compiled, and alone
     try:
         with torch.random.fork_rng(), FlopCounterMode(display=False) as counter: trainer.loss(0)[0].backward()
+    except torch.OutOfMemoryError: trainer._too_large(0)
     finally:
         trainer.network, trainer.encoders = used
         trainer.optimiser.zero_grad(set_to_none=True)
