@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'OWN', 'SUMMARY', 'RunSettings', 'settings_for', 'open_folder', 'Material', 'mini_material',
-           'describe_feature', 'train_arm', 'instance_prompt', 'run', 'summarise', 'run_all', 'spurnb_run']
+           'describe_feature', 'train_arm', 'instance_prompt', 'alpha_columns', 'run', 'summarise', 'run_all',
+           'spurnb_run']
 
 # %% ../nbs/09_pipeline.ipynb #4b725f1d
 import shutil
@@ -64,7 +65,7 @@ def settings_for(preset:str='mini', **changes): # -> RunSettings
     return replace(PRESETS[preset], **changes)
 
 # %% ../nbs/09_pipeline.ipynb #141f013f
-OWN = ('references', 'checkpoints', 'model', 'images', 'prior', 'logits', 'figures', 'config.json', 'pca.safetensors', 'components.json', 'history', 'scores.csv', 'metrics.json', 'report.html')
+OWN = ('references', 'checkpoints', 'model', 'images', 'prior', 'logits', 'figures', 'config.json', 'pca.safetensors', 'components.json', 'history', 'scores.csv', 'metrics.json', 'tables', 'report.html')
 
 def open_folder(out, settings, fresh=False): # -> Path
     "Make `out` this run's folder, or a `UserError` that says whose it is; `fresh` removes what an earlier run left there."
@@ -150,6 +151,15 @@ def instance_prompt(settings, target): # -> str
     "The prompt with the new word: 'a photo of a sks feeder'."
     return caption(context=f'{settings.identifier} {target.feature}')
 
+# %% ../nbs/09_pipeline.ipynb #3bf32871
+def alpha_columns(pca, chosen, images, others=4): # -> dict: 'alpha.<component>' -> (n,) array over the images of all arms
+    "Shares of the encoder's logit: of the chosen components and the next in contrast."
+    import torch
+    from spurnb.features import in_batches
+    rest = sorted(set(range(len(chosen['contrast']))) - set(chosen['chosen']), key=lambda l: -chosen['contrast'][l])[:others]
+    alpha = torch.cat([in_batches(pca.alpha, x, pca.mean.device).cpu() for x in images.values()])
+    return {f'alpha.{l}': alpha[:, l].numpy().round(4) for l in [*chosen['chosen'], *rest]}
+
 # %% ../nbs/09_pipeline.ipynb #a5ed6d42
 def run(
     settings:"RunSettings|None"=None, # all choices; the preset `mini` by default
@@ -185,10 +195,10 @@ def run(
     metrics,scores = audit(images, [load_judge(n, device) for n in names], material.target, material.references.images, material.references.held_out, material.positives,
                            meters=load_meters(device), encoder=encoder, cache=out/'logits', centre=pca.phi_mean)
     write_json(out/'metrics.json', metrics)
+    scores = scores.assign(**alpha_columns(pca, chosen, images))
     with atomic(out/'scores.csv') as tmp: scores.to_csv(tmp, index=False)
-    from spurnb.report import arm_grid, forest_plot, heat_map, write_report
-    for name,fig in dict(arms=arm_grid(images), rates=heat_map(metrics), measures=forest_plot(metrics)).items():
-        with atomic(out/'figures'/f'{name}.png') as tmp: fig.savefig(tmp, dpi=160, bbox_inches='tight')
+    from spurnb.report import arm_grid, save_figure, write_report
+    save_figure(arm_grid(images), out/'figures'/'arms')
     write_report(out)
     return metrics
 
