@@ -10,8 +10,10 @@ __all__ = ['audit_folder', 'spurnb_audit', 'arm_grid', 'cautions', 'findings', '
 import os, sys
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
 
-from fastcore.script import Param, call_parse
+from fastcore import script
+from fastcore.script import call_parse
 
 from . import __version__
 from .core import UserError, atomic, cap_threads, check_torch, get_device, pick, polite, read_json, write_json
@@ -106,6 +108,10 @@ def audit_folder(
 # %% ../nbs/08_report.ipynb #5a6b4aa8
 def _split(names): return [n.strip() for n in names.split(',') if n.strip()]
 
+def _argument(help, **how):
+    "An argument that needs more than a type and a comment, in the ways of fastcore 1 and 2."
+    return script.Param(help, str, **how) if hasattr(script, 'Param') else Annotated[str, help, how]
+
 def _compare(folders, out, formats):
     "Print and write a leaderboard."
     out = Path(out or 'runs/leaderboard')
@@ -115,7 +121,7 @@ def _compare(folders, out, formats):
 @call_parse
 @polite
 def spurnb_audit(
-    images:Param('Folder of images that do not show the object of the class', str, opt=False, nargs='?', default='')='',
+    images:_argument('Folder of images that do not show the object of the class', opt=False, nargs='?')='',
     target:str='hummingbird', # A class of the mini world, of ImageNet by name, number or WordNet id, or of the classifiers' own
     judges:str='', # Classifiers that judge, separated by commas: names of timm, torchvision:NAME, transformers:NAME, a folder, ARCH@FILE; the mini world's by default
     model:str='', # Classifiers of your own, as MODULE:FACTORY, separated by commas
@@ -131,7 +137,7 @@ def spurnb_audit(
     feature:str='', # What the images show, in words, for the report (but for the mini world)
     device:str='', # cuda, mps or cpu; the best there is by default
     tables:str='csv,latex', # Formats of the tables: csv, latex, parquet, separated by commas
-    compare:Param('Compare these folders of earlier runs and audits, the first with the others, instead of auditing', str, nargs='+')=None,
+    compare:_argument('Compare these folders of earlier runs and audits, the first with the others, instead of auditing', nargs='+')=None,
 ):
     "How often do classifiers see the class in images that do not show it? A table, a report, and an exit code."
     if limit is not None and not 0 <= limit <= 1: raise UserError(f'--limit is {limit!r}; give a share between 0 and 1.')
