@@ -42,8 +42,8 @@ class AuditBoard:
         if not self.records: raise UserError('none of the images has a row in the scores; give the images that were audited, by the names of their arms.')
         arms = list(dict.fromkeys(r['arm'] for r in self.records))
         self.options = dict(arm={'': 'all arms', **{a: a.replace('_', ' ') for a in arms}}, judge={'': 'any classifier', **{j: j for j in self.judges}}, **CHOICES)
-        self.state, self.first, self.at = dict(dict.fromkeys(self.options, ''), arm=main_arm(source) if main_arm(source) in arms else arms[0]), 0, None
-        self.at = self.shown[0]
+        self.state = dict.fromkeys(self.options, '') | dict(arm=main_arm(source) if main_arm(source) in arms else arms[0])
+        self.first, self.at = 0, self.shown[0]
         self._build()
         self._show()
 
