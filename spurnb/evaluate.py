@@ -242,16 +242,16 @@ def _same(arm, hashes, others): # which pairs are the same picture; only among r
 
 def _near(arms, hashes, held_out, encoder, meters, lpips, centre, cache):
     "Columns on similarity for each arm, each arm's features, and the features of the held-out references, if there are any."
-    features = {arm: _space(x, hashes[arm], encoder, centre, cache) for arm, x in arms.items()}
-    if held_out is None or not len(held_out): return {arm: {} for arm in arms}, features, None
-    meter, columns, own = getattr(meters, 'context', None), {}, _hashes(held_out)
-    held, held_by_meter = _space(held_out, own, encoder, centre, cache), None if meter is None else _space(held_out, own, meter, None, cache)
+    features, columns = {} if encoder is None else {arm: _space(x, hashes[arm], encoder, centre, cache) for arm, x in arms.items()}, {arm: {} for arm in arms}
+    if held_out is None or not len(held_out): return columns, features, None
+    spaces, own = {} if encoder is None else dict(similarity=(encoder, centre)), _hashes(held_out)
+    if encoder is not None and hasattr(meters, 'context'): spaces['similarity_meter'] = meters.context, None
+    held = {name: _space(held_out, own, *space, cache) for name, space in spaces.items()}
     for arm, x in arms.items():
         same = _same(arm, hashes[arm], held_out)
-        columns[arm] = dict(similarity=closeness(features[arm], held, same)[0])
-        if meter is not None: columns[arm]['similarity_meter'] = closeness(_space(x, hashes[arm], meter, None, cache), held_by_meter, same)[0]
+        for name, space in spaces.items(): columns[arm][name] = closeness(features[arm] if name == 'similarity' else _space(x, hashes[arm], *space, cache), held[name], same)[0]
         if lpips is not None: columns[arm]['lpips'] = lpips_to(lpips, x, held_out, same)
-    return columns, features, held
+    return columns, features, held.get('similarity')
 
 def _copies(columns, features, hashes, references, held, encoder, centre, cache):
     "Adds to each arm's columns how near the nearest reference is; the near-copy threshold, None with fewer than 20 held-out images."
@@ -269,9 +269,9 @@ def _counted(arms, said, p_class, target, hashes, presence, calibration, columns
     tables, metrics = {}, dict(arms={}, classifiers={j: {} for j in said}, classifier_scores={j: {} for j in said})
     for arm, x in track(arms.items(), 'measures'):
         logits = {j: answers[arm] for j, answers in said.items()}
-        tables[arm] = score_images(logits, target, hashes[arm], presence[arm], calibration, **columns.get(arm, {}))
+        tables[arm] = score_images(logits, target, hashes[arm], presence[arm], calibration, **columns[arm])
         out, each = arm_measures(tables[arm], p_class)
-        if arm in features: out |= dict(diversity=measure(diversity(features[arm]), len(x)), vendi=measure(vendi(features[arm]), len(x)))
+        if arm in features: out |= dict(diversity=measure(diversity(features[arm]), len(x), 'it takes two images'), vendi=measure(vendi(features[arm]), len(x)))
         if lpips is not None: out['lpips_diversity'] = measure(*lpips_diversity(lpips, x), 'it takes two images')
         metrics['arms'][arm] = out
         for j, one in each.items(): metrics['classifiers'][j][arm], metrics['classifier_scores'][j][arm] = one.pop('spurious_rate'), one
@@ -309,7 +309,7 @@ def audit(
     p_class = np.stack([_softmax(l, target.index) for l in known.values()], 1) if known else None
     presence = {arm: _presence(meters, x, hashes[arm], target.name, cache) for arm, x in arms.items()}
     calibration = None if meters is None else meters.calibrate(target.name, folder=cache)
-    columns, features, held = _near(arms, hashes, held_out, encoder, meters, lpips, centre, cache) if encoder is not None else ({}, {}, None)
+    columns, features, held = _near(arms, hashes, held_out, encoder, meters, lpips, centre, cache)
     line = _copies(columns, features, hashes, references, held, encoder, centre, cache)
     tables, metrics = _counted(arms, said, p_class, target, hashes, presence, calibration, columns, features, lpips)
     metrics['differences'], metrics['measure_differences'], metrics['mcnemar'] = compare(tables, paired)

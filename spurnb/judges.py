@@ -182,6 +182,7 @@ def _ask(folder, hashes, ask, some): # -> image hash -> answer, which is on file
     with atomic(folder/f'{settings_hash(names)}.npz') as path, open(path, 'wb') as file: np.savez(file, hashes=np.array(names), logits=answers)
     return dict(zip(names, answers))
 
+# %% ../nbs/07b_judges.ipynb #ecc48ca2
 def remembered(
     folder, # where answers of one kind are kept: whoever gives other answers has another folder
     hashes, # of the images, as `image_hashes` makes them
@@ -194,6 +195,7 @@ def remembered(
     for some in _parts(hashes, known, part): known |= _ask(folder, hashes, ask, some)
     return np.stack([known[h] for h in hashes])
 
+# %% ../nbs/07b_judges.ipynb #45cd8983
 def question(
     judge:Judge, # whom to ask
     images, # (n, 3, h, w) in [0,1], or `Pictures`

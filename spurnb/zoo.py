@@ -133,6 +133,7 @@ def _normalisation(processor): # of transformers, as timm writes it
     if not getattr(processor, 'do_normalize', False): return dict(mean=(0.,)*3, std=(1.,)*3)
     return dict(mean=tuple(processor.image_mean), std=tuple(processor.image_std))
 
+# %% ../nbs/07e_zoo.ipynb #208d1574
 def _folder(name, device, protocol, classes):
     folder = Path(name)
     try: config = json.loads((folder/'config.json').read_text(encoding='utf-8'))
@@ -155,6 +156,7 @@ def _file(name, device, protocol, classes):
     names, columns = head_classes(model.num_classes, None, classes)
     return Judge(name, model, device=device, classes=names, columns=columns, protocol=protocol)
 
+# %% ../nbs/07e_zoo.ipynb #a6eb0dc0
 def _loader(name):
     if name in mini_judges(): return _mini
     kind = name.partition(':')[0] if ':' in name else ''

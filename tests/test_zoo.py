@@ -136,6 +136,8 @@ def test_detector_space_and_lpips_by_option(feeders, tiny_clip, tmp_path, monkey
     assert set(found['meters']) == {'object', 'feature'} and found['meters']['object']['recall']['n'] == 12 and found['meters']['object']['false_positives']['n'] == 22
     assert 0 < images['similarity']['value'] <= 1 and images['lpips']['n'] == 24 and images['lpips_diversity']['n'] == 12 and images['vendi']['value'] > 1
     assert {'p_object', 'p_feature', 'similarity', 'lpips'} <= set(scores.columns) and found['held_out'] == 22 and list(found['other_files']) == ['class_images', 'held_out']
+    bare, _ = audit_folder(feeders, 'hummingbird', mine, references=tmp_path/'refs', lpips='alex') # LPIPS needs no space
+    assert bare['arms']['images']['lpips'] == images['lpips'] and 'similarity' not in bare['arms']['images']
     plain, _ = audit_folder(feeders, 'hummingbird', mine)
     assert not {'similarity', 'lpips', 'vendi', 'valid'} & set(plain['arms']['images']) and 'why' in plain['arms']['images']['auc']
     with pytest.raises(UserError, match='calibrated'): audit_folder(feeders, 'hummingbird', mine, detector=f'clip:{tiny_clip}')
