@@ -42,10 +42,10 @@ MEASURES = dict( # name -> (label, in the terminal, a share?, meaning)
     similarity=('Similarity', 'similarity', False, "Mean cosine to held-out references in the encoder's features."),
     similarity_meter=('Similarity, other space', 'similarity 2', False, 'Mean cosine to held-out references in features that the loss never saw.'),
     near_copies=('Near copies', 'near copies', True, 'Share of images closer to a reference than 95% of fresh pictures of the feature are. 5% is expected, far more means copying.'),
-    lpips=('LPIPS to the nearest', 'LPIPS', False, 'Mean perceptual distance to held-out references; 0 is the same picture.'),
+    lpips=('LPIPS to references', 'LPIPS', False, 'Mean LPIPS distance to held-out references. Less is nearer.'),
     diversity=('Diversity', 'diversity', False, "Mean of 1 - cosine over pairs of an arm's images, in the encoder's features. Low means that they are all alike."),
-    vendi=('Vendi score', 'Vendi', False, 'How many different images the set is worth: 1 when all are alike, the number of images when none resembles another.'),
-    lpips_diversity=('LPIPS between images', 'LPIPS apart', False, "Mean perceptual distance between an arm's images."))
+    vendi=('Different images', 'Vendi', False, 'Vendi score: so many images that have nothing in common would be as diverse. It grows with the number of images, so compare sets of one size.'),
+    lpips_diversity=('LPIPS among images', 'LPIPS among', False, "Mean LPIPS distance of an arm's images, paired at random. Low means that they are all alike."))
 TABLE = ('spurious_rate', 'spurious_rate_valid', 'object_absent', 'feature_present', 'near_copies') # what the terminal shows
 FORESTS = ('spurious_rate_valid', 'object_absent', 'feature_present', 'consistency_majority', 'auc', 'similarity', 'near_copies', 'kappa', 'diversity')
 
