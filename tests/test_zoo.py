@@ -188,3 +188,17 @@ def test_whatever_lies_in_a_folder(feeders, tmp_path):
     run = start('-m', 'spurnb.report', odd, '--out', tmp_path/'none')
     complaints = run.communicate(timeout=600)[1]
     assert run.returncode == 2 and len(complaints.strip().splitlines()) == 1 and 'no images' in complaints and not (tmp_path/'none').exists()
+
+
+def test_lpips_itself():
+    "The package as it is, its network with random weights: nothing differs from itself, and everything from something else."
+    lpips = pytest.importorskip('lpips')
+    import numpy as np
+    import torch
+    from spurnb.similarity import lpips_diversity, lpips_to
+    model = lpips.LPIPS(net='alex', pnet_rand=True, verbose=False).eval().requires_grad_(False)
+    x = torch.rand(6, 3, 64, 64, generator=torch.manual_seed(0))
+    assert lpips_to(model, x[:1].repeat(3, 1, 1, 1), x[:1]) == pytest.approx([0, 0, 0], abs=1e-6)
+    assert lpips_to(model, x[:2], x[2:4]) == pytest.approx(np.stack([model(x[:2], x[[i, i]], normalize=True).flatten().numpy() for i in (2, 3)]).mean(0), abs=1e-6)
+    (value, low, high), pairs = lpips_diversity(model, x)
+    assert pairs == 3 and 0 < low <= value <= high
