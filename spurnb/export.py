@@ -36,7 +36,7 @@ tags: [spurious-features, synthetic]
 ---
 # {name}
 
-{n} images{references}, made with [spurnb](https://github.com/spurnb/spurnb) {version} to ask image classifiers what they say when only a spurious feature is there and the class is not. They are test material: do not train on them as pictures of the class.
+{n} images{references}, made with spurnb {version} to ask image classifiers what they say when only a spurious feature is there and the class is not. They are test material: do not train on them as pictures of the class.
 
 | arm | images | prompts |
 |---|---|---|
@@ -77,7 +77,7 @@ def _free(out):
     if not out.exists(): return
     record = out/'metadata.jsonl'
     told = (out/'README.md').read_text(encoding='utf-8') if (out/'README.md').is_file() else ''
-    if not out.is_dir() or any(out.iterdir()) and not (record.is_file() and 'made with [spurnb]' in told):
+    if not out.is_dir() or any(out.iterdir()) and not (record.is_file() and 'made with spurnb' in told):
         raise UserError(f'{str(out)!r} holds something that is no export of spurnb; choose another folder.')
 
 # %% ../nbs/06c_export.ipynb #ba663a26
