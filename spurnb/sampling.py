@@ -23,9 +23,12 @@ def draw(
     size:int|None=None, # side in pixels; None for the model's own
     guide=None, # a `Guide` that steers, or None
 )->tuple: # list of PIL images, list of bool: which of them came out black
-    "Draw one batch, image by image from its own seed. Black is what a safety checker returns, and what NaN looks like."
+    "Draw one batch, image by image from its own seed; guided images one at a time. Black is what a safety checker returns, and what NaN looks like."
     import torch
     prompts = [prompt]*len(seeds) if isinstance(prompt, str) else list(prompt)
+    if guide and len(prompts) > 1:
+        alone = [draw(pipe, [s], p, negative, steps, guidance, size, guide) for s, p in zip(seeds, prompts)]
+        return [i for images, _ in alone for i in images], [b for _, black in alone for b in black]
     some = dict(negative_prompt=[negative]*len(seeds)) if negative else {}     # not every pipeline takes one
     with guide.steer(pipe) if guide else nullcontext():
         out = pipe(prompts, generator=[torch.Generator().manual_seed(s) for s in seeds],

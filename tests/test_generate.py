@@ -394,9 +394,7 @@ def test_a_guide_raises_alpha_whatever_the_batch(pipe, folder, sfsl):
     assert set(frame.guide) == {guide.name} and load_png(out/'00000.png')[1]['guide'] == guide.name
     assert mean_alpha(out, sfsl) > mean_alpha(folder, sfsl) and again(pipe, out, guide=guide).attrs['kept'] == 8
     again(pipe, folder.parent/'ones', guide=guide, batch=1)
-    for name in frame.file:
-        a, b = (np.asarray(load_png(folder.parent/f/name)[0]).astype(int) for f in ('guided', 'ones'))
-        assert abs(a - b).max() <= 1
+    assert contents(out) == contents(folder.parent/'ones')
     for other in (Guide(sfsl, .2), Guide(sfsl, .3, start=.2), Guide(sfsl, .3, stop=.9)):
         assert again(pipe, out, guide=other).attrs['drawn'] == 8
     assert 'forward' not in vars(pipe.unet)
