@@ -26,6 +26,7 @@ def draw(
     "Draw one batch, image by image from its own seed; guided images one at a time. Black is what a safety checker returns, and what NaN looks like."
     import torch
     prompts = [prompt]*len(seeds) if isinstance(prompt, str) else list(prompt)
+    guide = guide if guide and guide.strength else None
     if guide and len(prompts) > 1:
         alone = [draw(pipe, [s], p, negative, steps, guidance, size, guide) for s, p in zip(seeds, prompts)]
         return [i for images, _ in alone for i in images], [b for _, black in alone for b in black]
