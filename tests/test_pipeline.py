@@ -25,6 +25,7 @@ def refused(capsys, **options):
     (dict(n='many'), "--n is 'many'"),
     (dict(seeds=0), 'seeds is 0'),
     (dict(device='tpu'), "'tpu'"),
+    (dict(arms='guide'), "'guided'"),
 ])
 def test_options_are_refused_before_anything_is_written(capsys, tmp_path, options, expected):
     assert expected in refused(capsys, out=str(tmp_path/'run'), **options)
