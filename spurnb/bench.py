@@ -77,8 +77,8 @@ def bench_step(preset:str='mini', n:int=0, repeats:int=3, device:str|None=None)-
     big, device = pick(preset, ('mini', 'sd15'), 'preset') == 'sd15', get_device(device)
     if big and device == 'cpu': raise UserError("preset 'sd15' is measured on a GPU, and there is none here; take 'mini', whose table also has what was counted for Stable Diffusion 1.5.")
     cap_threads()
-    measured = measure_steps(*step_material(preset, n or (1 if big else 4), device=device, precision='bfloat16' if big else 'float32'), repeats=repeats)
-    return [dict(r, counted=c['ratio']) for r, c in zip(measured, counted(*sd15_models(), 512))]
+    found = measure_steps(*step_material(preset, n or (1 if big else 4), device=device, precision='bfloat16' if big else 'float32'), repeats=repeats)
+    return [dict(r, counted=c['ratio']) for r, c in zip(found, counted(*sd15_models(), 512))]
 
 def step_lines(rows)->list: # lines to print
     "The table of `bench_step`."

@@ -33,7 +33,7 @@ def plain_step(
     mean, std = latent_moments(pipe.vae, x)
     latents, rows = mean + std*posterior, [torch.cat([i[:1].expand(b, -1), i[1:].expand(len(t)-b, -1)]) for i in trainer.read['ids']]
     noisy = noisify(scheduler, latents, noise, t)
-    with trainer._half(): out = ask(trainer.family, trainer.network, noisy, t, *condition(trainer.family, trainer.encoders, rows), trainer.side)
+    with trainer.autocast(): out = ask(trainer.family, trainer.network, noisy, t, *condition(trainer.family, trainer.encoders, rows), trainer.side)
     loss = prior_split(diffusion_loss(out, noise_target(scheduler, latents, noise, t)), b, s.prior_weight)[0]
     if sfsl: loss = loss + s.sfsl_weight*sfsl(scheduler, pipe.vae, out[:b], noisy[:b], t[:b], x[:b])[0]
     loss.backward()
