@@ -166,7 +166,7 @@ def other_pictures(
     import torch
     index = imagenet_target(target).index
     others = [f for k, f in sorted(class_folders(root, split).items()) if k != index] if Path(root).is_dir() else []
-    if not others: raise UserError(f'{str(root)!r} has no folders of other classes; give ImageNet as a folder of class folders.')
+    if not others: raise UserError(f'{str(root)!r} has no folders of other classes; give ImageNet as a folder of class folders, or a folder of pictures of neither feature nor class as other.')
     rng = generator(seed, 'other classes')
     order, files = [others[i] for i in torch.randperm(len(others), generator=rng)], []
     each = -(-n // len(others))

@@ -61,10 +61,13 @@ def _squares(pictures, side): # Pictures -> tensor (n, 3, side, side)
     return torch.cat(list(pictures.split(16, side)))
 
 def _others(settings, data, n): # pictures of neither feature nor object, and what they are
-    from spurnb.folders import Pictures
+    from spurnb.folders import Pictures, folder_pictures
     from spurnb.imagenet import other_pictures
     import torch
     s = settings
+    if s.other:
+        found = folder_pictures(s.other)[0]
+        return found[torch.randperm(len(found), generator=generator(s.seed, 'other pictures')).tolist()[:n]], f'folder {Path(s.other).name}'
     if data is None: return other_pictures(s.val or s.train, s.target, n, 'val' if s.val else 'train', s.seed), f'classes in {s.val or s.train}'
     index = photo_target(s).index
     files = [f for key, folder in sorted(data.folders.items()) if key[0] != index for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES]

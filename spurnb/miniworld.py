@@ -33,7 +33,7 @@ def start_from(world, folder):
         file = folder/f'{name}.safetensors'
         if file.exists(): return
         trained = record['training'].get(name.removesuffix('_start'), {})
-        write_json(file.with_suffix('.json'), dict(trained, settings=record['settings']) if name == 'generator_start' else trained)
+        write_json(file.with_suffix('.json'), dict(trained, settings=record['settings'], before=record['training'].get('generator_start')) if name == 'generator_start' else trained)
         with atomic(file) as tmp: save_file({k: (v.float() if v.is_floating_point() else v).contiguous() for k,v in state.items()}, str(tmp))
     for f in world.glob('*/*.safetensors'):
         if f.parent.name in ('judges','meters'): keep(f'{f.parent.name}/{f.stem}', load_file(f))

@@ -21,6 +21,7 @@ class RunSettings:
     data:str = 'mini'            # references: 'mini', 'spurious_imagenet', its zip, folder or address, or a folder of your own references
     train:str = 'mini'           # pictures of the class for the PCA: 'mini', ImageNet as a folder, tar, parquet or hub name, a folder of the class, or the pca.safetensors of a run
     val:str = ''                 # ImageNet's validation pictures, for AP, AUC and accuracy; empty: without them
+    other:str = ''               # folder of pictures of neither feature nor class; empty: other features of Spurious ImageNet, or other classes of val or train
     feature:str = ''             # the feature in words; empty: as the data set has it
     prompted:str = ''            # the fullest description a person would type; likewise
     generator:str = 'mini'       # pipeline to fine-tune: 'mini', a folder or a hub name

@@ -46,12 +46,18 @@ def small(png):
     return min(base64.b64encode(out.getvalue()).decode(), png, key=len)
 
 
+def shown(output):
+    "Can a page show it? A widget only if it brings a picture, which then stands in for it."
+    view = output.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
+    return output.get('name') != 'stderr' and (view is None or 'image/png' in output.data)
+
+
 def tidy(nb):
     "Without messages to stderr, states of widgets, and second copies of pictures."
     nb.metadata.pop('widgets', None)
     for cell in nb.cells:
         if cell.cell_type != 'code': continue
-        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' and 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]
+        cell.outputs = [o for o in cell.outputs if shown(o)]
         for data in (o.data for o in cell.outputs if 'image/png' in o.get('data', {})):
             data.pop('image/jpeg', None)
             data['image/png'] = small(data['image/png'])
@@ -72,7 +78,7 @@ def refresh(path):
 
 def main():
     os.chdir(root)
-    known = {p.stem: p for p in sorted(Path('nbs').glob('*.ipynb'))}
+    known = {p.stem: p for p in [*sorted(Path('nbs').glob('*.ipynb')), *sorted(Path('nbs/tutorials').glob('*.ipynb'))]}
     names = [a for a in sys.argv[1:] if a != '--slow'] or list(known)
     if unknown := [n for n in names if n not in known]: sys.exit(f'no notebook {unknown[0]!r}; there are {", ".join(known)}')
     wrong = [w for n in names if (w := refresh(known[n]))]
