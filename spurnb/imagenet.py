@@ -76,7 +76,7 @@ def _in_tar(path, index):
     except (tarfile.TarError, EOFError) as e: raise UserError(f'{str(path)!r} is no tar file, or damaged ({e}); get it again.') from None
 
 def _kept(key, pictures, what): # -> files
-    "Pictures as files in the cache, whole or not at all."
+    "Pictures as files in the cache, whole or not at all; `key` is where from, what decides them, and the class."
     place = cache_home()/'imagenet'/settings_hash(key)
     if not place.is_dir():
         with atomic(place) as part:
@@ -119,19 +119,20 @@ def _in_parquet(plan):
         column = _parquet().ParquetFile(file).read_row_group(g, columns=['image'])['image']
         yield from (column[i].as_py()['bytes'] for i in rows)
 
-def _from_parquet(name, files, index, n, most):
+def _from_parquet(name, files, index, n, split, most):
+    known = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if isinstance(f, Path)]
     def pictures():
         plan = parquet_plan(files, index, n)
         size = sum(p[3] for p in plan)
         if size > most: raise UserError(f'class {index} is spread over {len(plan)} row groups of {name!r}, {size/1e9:.1f} GB, and at most {most/1e9:.1f} are allowed; ask for fewer pictures, give a saved pca.safetensors, or a local copy.')
         yield from track(_in_parquet(plan), f'class {index}: {size/1e9:.2f} GB in {len(plan)} row groups')
-    return _kept([str(name), n, index], pictures(), f'class {index} from {Path(name).name}')
+    return _kept([str(name), known, split, n, index], pictures(), f'class {index} from {Path(name).name}')
 
 def _on_hub(name, split): # -> open files
     from huggingface_hub import HfFileSystem
     try:
         system = HfFileSystem()
-        return [system.open(f, 'rb') for f in sorted(system.glob(f'datasets/{name}/data/{split}*.parquet'))]
+        return [system.open(f, 'rb', block_size=2**16) for f in sorted(system.glob(f'datasets/{name}/data/{split}*.parquet'))]
     except Exception as e: raise UserError(hub_trouble(f'datasets/{name}', e) + '.') from e
 
 # %% ../nbs/02d_imagenet.ipynb #8ca443a4
@@ -147,10 +148,10 @@ def class_pictures(
     index, path = imagenet_target(target).index, Path(source)
     if path.is_dir():
         parquet = sorted(path.rglob(f'{split}*.parquet')) or sorted(path.rglob('*.parquet'))
-        files = _from_parquet(source, parquet, index, n, most) if parquet else _from_folder(path, index, split)
-    elif path.suffix == '.parquet' and path.is_file(): files = _from_parquet(source, [path], index, n, most)
+        files = _from_parquet(source, parquet, index, n, split, most) if parquet else _from_folder(path, index, split)
+    elif path.suffix == '.parquet' and path.is_file(): files = _from_parquet(source, [path], index, n, split, most)
     elif path.is_file(): files = _from_tar(path, index)
-    elif re.fullmatch(r'[\w.-]+/[\w.-]+', str(source)): files = _from_parquet(source, _on_hub(source, 'validation' if split == 'val' else split), index, n, most)
+    elif re.fullmatch(r'[\w.-]+/[\w.-]+', str(source)): files = _from_parquet(source, _on_hub(source, 'validation' if split == 'val' else split), index, n, split, most)
     else: raise UserError(f'there is no {str(source)!r}; give ImageNet as a folder of class folders, a tar, parquet files, or a name on the hub such as ILSVRC/imagenet-1k.')
     return _sample(files, n or len(files), seed)
 

@@ -159,7 +159,7 @@ def needs_text(
     "What a run is expected to need, in words."
     def parts(kind): return ', '.join(f'{k} {v/1e9:.1f}' for k, v in kind.items())
     lines = [f'expected memory: {found.memory/1e9:.1f} GB (training {sum(found.training.values())/1e9:.1f}: {parts(found.training)}; drawing {sum(found.drawing.values())/1e9:.1f}: {parts(found.drawing)})',
-             f'expected arithmetic: {found.train_flops/1e12:,.0f} Tflop of training, {found.draw_flops/1e12:,.0f} of drawing']
+             f'expected arithmetic: {found.train_flops/1e12:,.1f} Tflop of training, {found.draw_flops/1e12:,.1f} of drawing']
     if speed: lines.append(f'expected time here, roughly: {_time(2*found.train_flops/speed)} of training, {_time(2*found.draw_flops/speed)} of drawing')
     return '\n'.join(lines)
 

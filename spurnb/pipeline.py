@@ -174,6 +174,7 @@ def _changes(steps, n, judges, **named): # options that were given -> settings
 
 def _expected(settings, device): # lines: what the run needs, for a run of photographs
     from spurnb.needs import check_room, device_speed, needs, needs_text
+    photo_target(settings) # a mistake in the name comes first
     found = needs(settings)
     check_room(found, settings, device)
     return needs_text(found, device_speed(device, settings.precision))

@@ -6,7 +6,7 @@
 import hashlib, io, json, threading, zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 HUB = dict(sd='stable-diffusion-v1-5/stable-diffusion-v1-5', taesd='madebyollin/taesd', madry='madrylab/robust-imagenet-models')
 JUDGES = ('test_resnet.r160_in1k', 'test_efficientnet.r160_in1k')
@@ -30,11 +30,12 @@ class Server:
 
 
 class Answer(BaseHTTPRequestHandler):
-    server_state = None
+    server_state, paths = None, ()
     def log_message(self, *args): pass
     def do_HEAD(self): self.do_GET()
     def do_POST(self):
-        self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        body = self.rfile.read(int(self.headers.get('Content-Length') or 0)).decode()
+        self.paths = json.loads(body)['paths'] if body.startswith('{') else parse_qs(body).get('paths', [])
         self.do_GET()
 
     def do_GET(self):
@@ -45,7 +46,7 @@ class Answer(BaseHTTPRequestHandler):
         if path.lstrip('/') in state.files: return self.give(state.files[path.lstrip('/')], fault)
         api, rest = path.startswith('/api/'), path.lstrip('/').removeprefix('api/').removeprefix('models/')
         repo = next((r for r in [*state.refused, *state.hub] if rest == r or rest.startswith(r + '/')), None)
-        if repo in state.refused: return self.say(*state.refused[repo])
+        if repo in state.refused: return self.say(*state.refused[repo][:2], **dict(*state.refused[repo][2:]))
         if repo is None: return self.say(404, b'Repository not found', **{'X-Error-Code': 'RepoNotFound'})
         files = state.hub[repo]
         commit, rest = hashlib.sha1(repr(sorted((k, len(v)) for k, v in files.items())).encode()).hexdigest(), rest[len(repo):].strip('/')
@@ -53,8 +54,11 @@ class Answer(BaseHTTPRequestHandler):
             name = rest.removeprefix('resolve/').partition('/')[2]
             if name in files: return self.give(files[name], fault, commit)
             return self.say(404, b'Entry not found', **{'X-Error-Code': 'EntryNotFound', 'X-Repo-Commit': commit})
-        listed = [dict(type='file', path=k, size=len(v), oid=hashlib.sha1(v).hexdigest()) for k, v in files.items()]
-        if rest.startswith(('tree', 'paths-info')): return self.say(200, json.dumps(listed).encode(), **{'Content-Type': 'application/json'})
+        if rest.startswith(('tree', 'paths-info')):
+            listed, place = listing(files), '/'.join(rest.split('/')[2:])
+            if rest.startswith('paths-info'): listed = [e for e in listed if e['path'] in self.paths]
+            elif 'recursive=true' not in self.path.lower(): listed = [e for e in listed if e['path'].rpartition('/')[0] == place]
+            return self.say(200, json.dumps(listed).encode(), **{'Content-Type': 'application/json'})
         about = dict(id=repo.removeprefix('datasets/'), modelId=repo, sha=commit, private=False, tags=[], siblings=[dict(rfilename=k) for k in files])
         self.say(200, json.dumps(about).encode(), **{'Content-Type': 'application/json'})
 
@@ -78,6 +82,13 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == 'HEAD': return
         self.wfile.write(data[start:start + (end-start)//2 if fault == 'cut' else end])
+
+
+def listing(files):
+    "Files and folders of a repository as the hub tells them."
+    folders = {k.rpartition('/')[0] for k in files if '/' in k}
+    told = [dict(type='file', path=k, size=len(v), oid=hashlib.sha1(v).hexdigest()) for k, v in files.items()]
+    return told + [dict(type='directory', path=f, size=0, oid='0'*40) for f in sorted(folders)]
 
 
 def spurious_zip(each=10, target='hummingbird', n=26, **more):

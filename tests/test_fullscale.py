@@ -29,7 +29,7 @@ def world(tmp_path_factory):
 
 
 def python(*args, **env):
-    return subprocess.run([sys.executable, *map(str, args)], text=True, capture_output=True, cwd=root/'tests', env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(root), MPLBACKEND='agg') | env)
+    return subprocess.run([sys.executable, *map(str, args)], text=True, capture_output=True, cwd=root/'tests', env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]), MPLBACKEND='agg') | env)
 
 
 def fetch(server, path, faults, name='f.bin', data=bytes(range(256))*300, **how):
@@ -141,16 +141,23 @@ def test_an_archive_that_is_not_the_table_s(tmp_path):
     with pytest.raises(UserError, match='both show component 1 of class 94'): load_spurious_imagenet(archive(tmp_path/'two.zip', ('a/x_y_94_z_1/1.jpg', 'x'), ('b/x_y_94_1/1.jpg', 'x')), tmp_path)
 
 
-def test_parquet_reads_only_what_holds_the_class(server, tmp_path, monkeypatch):
-    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+def parquet(path, labels, side=8):
+    "A parquet file as ImageNet's on the hub, two rows a group; picture i has red 20 i in its corner."
+    import numpy as np
     from PIL import Image
+    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    def picture(i):
+        out, pixels = io.BytesIO(), np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        pixels[0, 0, 0] = 20*i
+        Image.fromarray(pixels).save(out, 'PNG')
+        return dict(bytes=out.getvalue(), path=f'{i}.png')
+    pq.write_table(pa.table(dict(image=[picture(i) for i in range(len(labels))], label=labels)), path, row_group_size=2)
+
+
+def test_parquet_reads_only_what_holds_the_class(tmp_path, monkeypatch):
+    parquet(tmp_path/'train-0.parquet', [94, 7, 7, 7, 94, 94, 7, 7])
     from spurnb.imagenet import class_pictures, parquet_plan
     monkeypatch.setenv('HF_HOME', str(tmp_path/'home'))
-    def picture(colour):
-        out = io.BytesIO(); Image.new('RGB', (8, 8), colour).save(out, 'PNG')
-        return dict(bytes=out.getvalue(), path=f'{colour}.png')
-    labels = [94, 7, 7, 7, 94, 94, 7, 7]
-    pq.write_table(pa.table(dict(image=[picture((i*20, 0, 0)) for i in range(8)], label=labels)), tmp_path/'train-0.parquet', row_group_size=2)
     plan = parquet_plan([tmp_path/'train-0.parquet'], 94)
     assert [(g, rows) for _, g, rows, _ in plan] == [(0, [0]), (2, [0, 1])] and all(size > 0 for *_, size in plan)
     assert [p.getpixel((0, 0))[0] for p in class_pictures(tmp_path, 'hummingbird')] == [0, 80, 100]
@@ -158,11 +165,28 @@ def test_parquet_reads_only_what_holds_the_class(server, tmp_path, monkeypatch):
     with pytest.raises(UserError, match='are allowed'): class_pictures(tmp_path, 7, most=10)
 
 
+def test_imagenet_on_the_hub(server, tmp_path):
+    "Of a data set on the hub only the labels and the row groups of the class are fetched; gated, it says what to click."
+    name, script = 'datasets/ILSVRC/imagenet-1k', """
+import sys
+from spurnb.imagenet import class_pictures
+try: print(*[p.getpixel((0, 0))[0] for p in class_pictures('ILSVRC/imagenet-1k', 'hummingbird', split=sys.argv[1])])
+except ValueError as e: print(e)
+"""
+    for file, labels in (('train', [7, 7, 94, 94, 7, 7, 7, 7, 7, 7]), ('validation', [7, 94])): parquet(tmp_path/f'{file}.parquet', labels, 300)
+    server.hub[name] = {f'data/{f}-00000-of-00001.parquet': (tmp_path/f'{f}.parquet').read_bytes() for f in ('train', 'validation')}
+    for split, expected in (('train', '40 60'), ('val', '20')): assert python('-c', script, split, **server.environment(tmp_path/'home')).stdout.strip() == expected
+    parts = [tuple(map(int, r.removeprefix('bytes=').split('-'))) for _, path, r in server.asked if r and 'train' in path]
+    assert 0 < sum(b - a + 1 for a, b in parts) < .6*len(server.hub[name]['data/train-00000-of-00001.parquet'])
+    server.refused[name] = (403, b'gated', {'X-Error-Code': 'GatedRepo'})
+    said = python('-c', script, 'train', **server.environment(tmp_path/'elsewhere')).stdout
+    assert 'is gated; open' in said and '/datasets/ILSVRC/imagenet-1k in a browser, log in and accept its terms, then run `hf auth login`' in said
+
+
 def test_the_hub_s_refusals_are_explained(world, tmp_path):
     "Gated, gone, without rights, too many, incomplete, and offline: each in one sentence with its cure."
     server, _ = world
-    server.refused |= {'gated/model': (403, b'gated', ), 'busy/model': (429, b'slow down')}
-    server.hub['half/model'] = {'model_index.json': b'{}'}
+    server.refused |= {'gated/model': (403, b'gated', {'X-Error-Code': 'GatedRepo'}), 'strange/model': (401, b'who?'), 'busy/model': (429, b'slow down', {'Retry-After': '1'})}
     script = '''
 import sys
 from spurnb.checkpoints import load_pipeline
@@ -174,11 +198,11 @@ for what in sys.argv[1:]:
     try: dict(pipe=load_pipeline, encoder=load_encoder, tiny=load_tiny, judge=load_judge)[kind](name); print('loaded', name)
     except ValueError as e: print(name, '|', e)
 '''
-    asked = ['pipe=runwayml/stable-diffusion-v1-5', 'tiny=nobody/taesd', 'judge=hf-hub:nobody/model', 'encoder=madry:resnet18_l2_eps3', f'tiny={HUB["taesd"]}']
+    asked = ['pipe=runwayml/stable-diffusion-v1-5', 'tiny=nobody/taesd', 'judge=hf-hub:nobody/model', 'encoder=madry:resnet18_l2_eps3', 'pipe=gated/model', 'tiny=strange/model', 'tiny=busy/model', f'tiny={HUB["taesd"]}']
     r = python('-c', script, *asked, **server.environment(tmp_path))
     lines = r.stdout.splitlines()
     assert len(lines) == len(asked), r.stdout + r.stderr
-    for line, expected in zip(lines, ["take its mirror 'stable-diffusion-v1-5/stable-diffusion-v1-5'", "no 'nobody/taesd' on the hub", "no 'nobody/model' on the hub", "lacks a file", 'loaded']): assert expected in line, line
+    for line, expected in zip(lines, ["take its mirror 'stable-diffusion-v1-5/stable-diffusion-v1-5'", "no 'nobody/taesd' on the hub", "no 'nobody/model' on the hub", "lacks a file", "'gated/model' is gated; open", "refuses access to 'strange/model' (HTTP 401)", 'too many requests (HTTP 429)', 'loaded']): assert expected in line, line
     offline = python('-c', script, f'tiny={HUB["taesd"]}', f'pipe={HUB["sd"]}', **server.environment(tmp_path) | dict(HF_HUB_OFFLINE='1')).stdout.splitlines()
     assert offline[0].startswith('loaded') and 'HF_HUB_OFFLINE is set' in offline[1]
 
@@ -200,6 +224,33 @@ def test_the_whole_job_at_full_scale(world, tmp_path):
     record = json.loads((tmp_path/'run'/'components.json').read_text())
     assert len(record['references']) == 4 and 'other features of Spurious ImageNet' in record['seen_from'] and len(record['chosen']) == 1
     assert (tmp_path/'run'/'report.html').stat().st_size > 50_000 and 'Traceback' not in r.stderr
+
+
+def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):
+    server, folder = world
+    def show(*more): return python('-m', 'spurnb.pipeline', '--preset', 'sd15-lora-t4', '--device', 'cpu', '--show', *more, **server.environment(tmp_path/'home'))
+    r = show('--set', 'guidance=5 draw_batch=3')
+    assert r.returncode == 0 and '* guidance = 5.0' in r.stdout and '* lora_rank = 8' in r.stdout and '  seed = 0' in r.stdout and 'expected memory' in r.stdout, r.stderr
+    r = show('--target', 'crane')
+    assert r.returncode == 2 and 'wading bird' in r.stderr and 'lifts and moves heavy objects' in r.stderr and 'Traceback' not in r.stderr
+    assert not list((tmp_path/'home').rglob('*.safetensors')) # nothing but configurations
+
+
+def test_a_model_against_the_features(world, tmp_path):
+    "Two shards keep the answers, and the whole only counts; scores stand beside the published ones."
+    server, folder = world
+    def features(*more): return python('-m', 'spurnb.every_feature', ','.join(JUDGES + ('hf-hub:nobody/model',)), folder/'imagenet', '--classes', 'hummingbird,koala', '--out', tmp_path/'out', '--device', 'cpu', *more, **server.environment(tmp_path/'home'))
+    for shard in ('1/2', '2/2'): assert features('--shard', shard).returncode == 2            # one classifier cannot be had
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')}
+    r = features()
+    assert r.returncode == 2 and "no 'nobody/model' on the hub" in r.stdout and 'ConvNeXt-L 21k' in r.stdout and 'Traceback' not in r.stderr, r.stdout + r.stderr
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')} == kept
+    import pandas as pd
+    table, parts = pd.read_csv(tmp_path/'out'/'features.csv'), [pd.read_csv(tmp_path/'out'/f'features-{i}-of-2.csv') for i in (1, 2)]
+    assert table.class_index.tolist() == [94, 94, 105, 105] and pd.concat(parts).reset_index(drop=True).equals(table)
+    assert table.n.tolist() == [26, 26, 10, 10] and (table.n_class == 6).all() and ((table.ap_low <= table.ap) & (table.ap <= table.ap_high)).all()
+    means = pd.read_csv(tmp_path/'out'/'means.csv')
+    assert means.features.tolist() == [2, 2] and abs(means.ap[0] - table.ap[table.judge == JUDGES[0]].mean()) < 1e-9
 
 
 def test_the_tutorial_runs_with_only_the_endpoints_changed(world, tmp_path):
