@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RULE', 'NeuralPCA', 'Evidence', 'in_batches', 'image_batches', 'data_hash', 'top_images', 'contrast', 'logit_share',
-           'choose_components', 'true_effect', 'rule_record', 'Encoder', 'load_encoder']
+           'separation', 'choose_components', 'true_effect', 'rule_record', 'Encoder', 'load_encoder']
 
 # %% ../nbs/03_features.ipynb #841bd7c9
 import json
@@ -236,6 +236,19 @@ def logit_share(
     logit = logit - logit.mean()
     return (alpha - alpha.mean(0)).T @ logit / logit.square().sum().clamp_min(1e-12)
 
+# %% ../nbs/03_features.ipynb #3649033a
+def separation(
+    pca:NeuralPCA, # with its encoder
+    references:torch.Tensor, # (n, 3, h, w): the feature without the class's object
+    others:torch.Tensor, # (m, 3, h, w): neither of the two
+    components, # which ones; their alphas are added
+)->dict: # auc in [0,1], p of a one-sided Mann-Whitney test
+    "Do the references have more of these components than other images?"
+    from scipy.stats import mannwhitneyu
+    own, rest = (in_batches(pca.alpha, x, pca.mean.device)[:, pca.known(components)].sum(1).cpu().numpy() for x in (references, others))
+    test = mannwhitneyu(own, rest, alternative='greater')
+    return dict(auc=round(float(test.statistic)/(len(own)*len(rest)), 4), p=float(f'{test.pvalue:.2g}'))
+
 # %% ../nbs/03_features.ipynb #4baf9922
 RULE = ('of the components that carry at least {least:.0%} of the variance of the class logit over class images, '
         'the {n} with the largest mean alpha on the references minus mean alpha on other images')
@@ -247,7 +260,7 @@ def choose_components(
     others:torch.Tensor, # (o, 3, h, w): neither of the two; best without any object, such as other classes' references
     n:int=1, # how many components to choose
     least:float=.05, # share of the logit that a component must carry
-)->dict: # rule, chosen, and per component contrast, share and why; plain numbers, for config.json
+)->dict: # rule, chosen, their `separation`, and per component contrast, share and why; plain numbers, for config.json
     "Choose the components that the references have in common, from images alone."
     for what, images in (('reference', references), ('class image', class_images), ('other image', others)):
         if not len(images): raise UserError(f'there is no {what}; the rule for components needs some of each kind.')
@@ -259,8 +272,8 @@ def choose_components(
         said = f'carries {share[l]:.1%} of the logit, contrast {c[l]:+.2f}'
         if l in order[:n]: return f'chosen: {said}, rank {order.index(l)+1} of {int(carries.sum())} that carry enough'
         return f'not chosen: {said}' + ('' if carries[l] else f', carries less than {least:.0%}')
-    return dict(rule=RULE.format(least=least, n=n), chosen=order[:n], contrast=[round(v, 4) for v in c.tolist()],
-                share=[round(v, 4) for v in share.tolist()], why=[why(l) for l in range(len(c))])
+    return dict(rule=RULE.format(least=least, n=n), chosen=order[:n], separation=separation(pca, references, others, order[:n]),
+                contrast=[round(v, 4) for v in c.tolist()], share=[round(v, 4) for v in share.tolist()], why=[why(l) for l in range(len(c))])
 
 # %% ../nbs/03_features.ipynb #be3ef474
 def true_effect(

@@ -121,7 +121,7 @@ def fitted_pca(file, encoder, target, class_images, all_classes, saved=''):
     return pca
 
 def _chosen(settings, pca, material): # rule's outcome, or the user's own choice
-    from spurnb.features import choose_components, contrast
+    from spurnb.features import choose_components, contrast, separation
     s, m = settings, material
     given, record = s.chosen, Path(s.train).with_name('components.json')
     if not given and m.class_images is None:
@@ -129,7 +129,7 @@ def _chosen(settings, pca, material): # rule's outcome, or the user's own choice
         given = read_json(record)['chosen']
     if not given: return choose_components(pca, m.references.images, m.class_images, m.others, n=s.components)
     given, c = pca.known(given), contrast(pca, m.references.images, m.others)
-    return dict(rule='chosen by hand' if s.chosen else f'as in {record}', chosen=given, contrast=[round(v, 4) for v in c.tolist()], why=[('chosen' if l in given else 'not chosen') + f', contrast {v:+.2f}' for l, v in enumerate(c.tolist())])
+    return dict(rule='chosen by hand' if s.chosen else f'as in {record}', chosen=given, separation=separation(pca, m.references.images, m.others, given), contrast=[round(v, 4) for v in c.tolist()], why=[('chosen' if l in given else 'not chosen') + f', contrast {v:+.2f}' for l, v in enumerate(c.tolist())])
 
 def describe_feature(settings, out, material, encoder): # -> NeuralPCA, rule's outcome (dict)
     "References, PCA and the choice of components, written to the run's folder."
