@@ -65,19 +65,19 @@ def instance_prompt(settings, target): # -> str
     return caption(context=f'{settings.identifier} {target.feature}')
 
 # %% ../nbs/09_pipeline.ipynb #a5ed6d42
-def _door(settings, device): # names of the judges; raises what can be known before anything is made
+def _door(settings, device): # names of the judges, and why others are left out; raises what can be known before anything is made
     from spurnb.evaluate import mini_judges
     from spurnb.zoo import load_judges
     s = settings
     if s.mini:
         for name in s.judges: pick(name, mini_judges(), 'classifier')
-        return s.judges or tuple(mini_judges())
+        return s.judges or tuple(mini_judges()), {}
     from spurnb.needs import check_room, needs
     photo_target(s)
     check_room(needs(s), s, device)
     left_out = load_judges(s.judges, 'cpu')[1] # fetched now, so that a missing one is known before the long work
     for why in left_out.values(): log.warning('%s', why)
-    return tuple(j for j in s.judges if j not in left_out)
+    return tuple(j for j in s.judges if j not in left_out), left_out
 
 def _release(): # memory that nobody holds any more
     import torch
@@ -109,7 +109,7 @@ def run(
     cap_threads()
     s = settings or PRESETS['mini']
     device = get_device(device)
-    names = _door(s, device)
+    names,missing = _door(s, device)
     from spurnb.encoders import load_encoder
     from spurnb.evaluate import audit, load_judge, load_meters
     from spurnb.needs import shapes_of
@@ -122,10 +122,10 @@ def run(
     pca,chosen = describe_feature(s, out, material, encoder)
     sfsl = SFSL(pca, chosen['chosen'], s.features, s.distance, decoder=s.decoder, references=material.references.images, tiny=load_tiny(s.tiny).to(device) if s.decoder == 'tiny' else None)
     images = draw_arms(s, out, material, sfsl, device)
-    judging,left_out = ([load_judge(n, device) for n in names],{}) if s.mini else load_judges(names, device)
+    judging,left_out = ([load_judge(n, device) for n in names],missing) if s.mini else load_judges(names, device)
     metrics,scores = audit(images, judging, material.target, material.references.images, material.references.held_out, material.positives,
                            meters=load_meters(device) if s.mini else None, encoder=encoder, cache=out/'logits', centre=pca.phi_mean)
-    metrics['left_out'] = left_out | metrics['left_out']
+    metrics['left_out'] = missing | left_out | metrics['left_out']
     write_json(out/'metrics.json', metrics)
     with atomic(out/'scores.csv') as tmp: scores.to_csv(tmp, index=False)
     from spurnb.report import arm_grid, forest_plot, heat_map, write_report

@@ -211,7 +211,7 @@ def test_the_whole_job_at_full_scale(world, tmp_path):
     "What a user types, with sizes cut down: references from the archive, Madry's encoder, Stable Diffusion, classifiers from timm, a report."
     server, folder = world
     data = ['--train', folder/'imagenet', '--val', folder/'imagenet', '--out', tmp_path/'run', '--device', 'cpu']
-    r = python('-m', 'spurnb.pipeline', '--preset', 'sd15', '--target', 'hummingbird', '--set', SMALL, *data, **server.environment(tmp_path/'home'))
+    r = python('-m', 'spurnb.pipeline', '--preset', 'sd15', '--target', 'hummingbird', '--set', SMALL + ',hf-hub:nobody/model', *data, **server.environment(tmp_path/'home'))
     assert r.returncode == 0, r.stdout + r.stderr
     assert 'expected memory' in r.stdout and 'expected time here' in r.stdout and 'report:' in r.stdout
     config = json.loads((tmp_path/'run'/'config.json').read_text())['settings']
@@ -219,6 +219,7 @@ def test_the_whole_job_at_full_scale(world, tmp_path):
     metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
     assert metrics['target'] | dict(prompted=0) == dict(name='hummingbird', index=94, feature='feeder', prompted=0, classes=1000)
     assert list(metrics['arms']) == ['references', 'untuned', 'prompted', 'dreambooth', 'sfsl', 'other_context'] and list(metrics['classifiers']) == list(JUDGES)
+    assert list(metrics['left_out']) == ['hf-hub:nobody/model'] and "no 'nobody/model' on the hub" in r.stderr      # said before the long work, and in the record
     assert metrics['references'] == 4 and metrics['held_out'] == 20 and metrics['near_copy_threshold'] is not None
     assert all(m['accuracy']['n'] == 6 for m in metrics['judges'].values()) and metrics['arms']['sfsl']['auc']['n']
     record = json.loads((tmp_path/'run'/'components.json').read_text())
