@@ -227,6 +227,31 @@ def test_the_whole_job_at_full_scale(world, tmp_path):
     assert (tmp_path/'run'/'report.html').stat().st_size > 50_000 and 'Traceback' not in r.stderr
 
 
+def test_stable_diffusion_counted_from_its_configuration(tmp_path):
+    "The shapes of Stable Diffusion 1.5, without a weight: adapters fit a card of 15 GB, all weights do not, and the message says what would."
+    import torch
+    from dataclasses import replace
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextConfig
+    from spurnb.needs import check_room, count, needs, shapes_of
+    from spurnb.presets import PRESETS
+    with torch.device('meta'):
+        UNet2DConditionModel(sample_size=64, cross_attention_dim=768).save_config(tmp_path/'sd'/'unet')
+        AutoencoderKL(block_out_channels=(128, 256, 512, 512), down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4, layers_per_block=2, sample_size=512).save_config(tmp_path/'sd'/'vae')
+        AutoencoderTiny().save_config(tmp_path/'taesd')
+    CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12).save_pretrained(tmp_path/'sd'/'text_encoder')
+    parts = dict(unet=['diffusers', 'UNet2DConditionModel'], vae=['diffusers', 'AutoencoderKL'], text_encoder=['transformers', 'CLIPTextModel'], tokenizer=['transformers', 'CLIPTokenizer'])
+    (tmp_path/'sd'/'model_index.json').write_text(json.dumps(dict(_class_name='StableDiffusionPipeline', **parts)))
+    shapes = shapes_of(str(tmp_path/'sd'))
+    assert {k: round(count(v)/1e6, 1) for k, v in shapes.parts.items()} == dict(unet=859.5, vae=83.7, text_encoder=123.1) and shapes.side == 512
+    full, lora = (replace(PRESETS[p], generator=str(tmp_path/'sd'), tiny=str(tmp_path/'taesd')) for p in ('sd15', 'sd15-lora-t4'))
+    check_room(needs(lora), lora, room=15e9)
+    found = needs(full)
+    assert found.training['optimiser'] == 12*sum(count(shapes.parts[p]) for p in ('unet', 'text_encoder'))
+    with pytest.raises(UserError, match='--set .lora_rank=8 .*larger card'): check_room(found, full, room=15e9)
+    check_room(found, full, room=24e9)
+
+
 def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):
     server, folder = world
     def show(*more): return python('-m', 'spurnb.pipeline', '--preset', 'sd15-lora-t4', '--device', 'cpu', '--show', *more, **server.environment(tmp_path/'home'))
