@@ -25,6 +25,7 @@ class Meters:
     "The mini world's truth meters: what is really in a picture?"
     object:Encoder   # images to logits (n, 7), in the order of `OBJECT_NAMES`
     context:Encoder  # images to logits (n, 25), in the order of `CONTEXT_NAMES`
+    columns = ('p_object', 'p_any_object', 'p_feature', 'p_context') # of `presence`
 
     @property
     def logits(self): return dict(object=self.object.logits, context=self.context.logits)
@@ -85,11 +86,13 @@ def calibrate(self:Meters,
 
 # %% ../nbs/07c_meters.ipynb #25d3a34a
 def validity(
-    presence, # DataFrame with p_object, p_any_object, p_feature, p_context, such as `Meters.presence` returns
-    calibration:dict, # with a threshold for object, feature and context, such as `Meters.calibrate` returns
+    presence, # DataFrame with p_object and perhaps p_any_object, p_feature, p_context, such as `Meters.presence` returns
+    calibration:dict, # with a threshold for object and where they are asked for feature and context, such as `Meters.calibrate` returns
 ): # DataFrame, one row an image: object_absent, no_object, feature_present, context_present, valid
-    "What the meters say about each image, as yes or no."
+    "What the meters say about each image, as yes or no; without a column for something, nothing is said of it."
     at = {name: c['threshold'] for name, c in calibration.items()}
-    found = pd.DataFrame(dict(object_absent=presence.p_object < at['object'], no_object=presence.p_any_object < at['object'],
-        feature_present=presence.p_feature >= at['feature'], context_present=presence.p_context >= at['context']))
-    return found.assign(valid=found.object_absent & found.feature_present)
+    found = pd.DataFrame(dict(object_absent=presence.p_object < at['object']))
+    if 'p_any_object' in presence: found['no_object'] = presence.p_any_object < at['object']
+    for name in ('feature', 'context'):
+        if f'p_{name}' in presence: found[f'{name}_present'] = presence[f'p_{name}'] >= at[name]
+    return found.assign(valid=found.object_absent & found.get('feature_present', True))

@@ -7,7 +7,7 @@ __all__ = ['CITATION', 'thumbnail', 'write_report', 'audit_folder', 'gate', 'spu
            'forest_plot', 'heat_map', 'text_table']
 
 # %% ../nbs/08_report.ipynb #939c9ec9
-import base64, csv, io, math, sys
+import base64, csv, io, math, os, sys
 from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
@@ -228,13 +228,18 @@ def _ours(names, target):
     if ours: mini_target(target)
     return ours
 
-def _mini_material(target):
-    "What an audit of a folder has besides the images in the mini world: the target, null arms, references and meters."
-    from spurnb.data import mini_class_images, mini_null_images, mini_references, mini_target
-    from spurnb.evaluate import load_encoder, load_meters
-    refs, null = mini_references(target), mini_null_images(target, 128)
-    return mini_target(target), dict(background=null[0::2], other_context=null[1::2]), dict(references=refs.images, held_out=refs.held_out,
-        class_images=mini_class_images(target, 200, 1), meters=load_meters(), encoder=load_encoder('mini'))
+def _material(target, ours, cache, device, positives, references, detector, space, lpips):
+    "What an audit of a folder has besides its images: null arms, further arguments of `audit`, and what was left out of the folders of positives and references."
+    from spurnb.detectors import PhotoMeters, load_detector
+    from spurnb.folders import folder_pictures
+    from spurnb.similarity import load_lpips, load_space
+    from spurnb.zoo import mini_material
+    found = {name: folder_pictures(folder, cache) for name, folder in dict(class_images=positives, held_out=references).items() if folder}
+    sets = {name: pictures for name, (pictures, _) in found.items()}
+    other = load_space(space, device) if space else None
+    nulls, material = mini_material(target.name, cache, other) if ours else ({}, dict(encoder=other))
+    if detector: material['meters'] = PhotoMeters(load_detector(detector, device), target.name, target.feature, sets['class_images'], sets['held_out'])
+    return nulls, material | sets | (dict(lpips=load_lpips(lpips, device)) if lpips else {}), {name: about for name, (_, about) in found.items()}
 
 def _claim(out, config):
     "Make `out` this audit's folder, or a `UserError` when it holds something else."
@@ -255,24 +260,34 @@ def audit_folder(
     protocol:str='model', # 'model': each judge's own transform; 'original': Spurious ImageNet's for all
     classes=None, # names of the classes, for judges that do not bring them
     positives=None, # folder of images that do show the class
+    references=None, # folder of images of the feature to compare with
+    detector=None, # zero-shot detector that looks for the object, as for `load_detector`; it needs both folders
+    space=None, # network in whose features images are compared, as for `load_space`; the mini world has its own
+    lpips=None, # network for LPIPS, as for `load_lpips`; None for no LPIPS
 )->tuple: # metrics (dict as `metrics.json`), scores (DataFrame, an image a row)
     "Audit any folder of images: the spurious rate of each classifier with its interval, and with `out` a run folder and its report. Files that cannot be read and judges that cannot be asked are left out and named."
     check_torch()
+    from spurnb.data import mini_target
     from spurnb.evaluate import audit
-    from spurnb.folders import folder_pictures
+    from spurnb.folders import folder_pictures, image_files
+    from spurnb.judges import processes
     from spurnb.zoo import class_target, load_judges, mini_judges
-    names = list(judges or ([] if models else mini_judges()))
+    names, company = list(judges or ([] if models else mini_judges())), dict(positives=positives, references=references, detector=detector, space=space, lpips=lpips)
     ours, device = _ours(names, target), get_device(device)
-    (pictures, files), shown = folder_pictures(images), positives and folder_pictures(positives)[0]
+    if detector and not (positives and references): raise UserError(f'the detector {detector!r} has to be calibrated; give a folder of positives and one of references.')
+    for folder in (images, positives, references): folder and image_files(folder)
+    state = processes(device)
     judging, left_out = load_judges(names, device, protocol, classes, models)
-    aim, nulls, material = _mini_material(target) if ours else (class_target(target, judging[0].classes, feature), {}, {})
-    if shown: material['class_images'] = shown
-    if out is not None: _claim(Path(out), dict(command='spurnb_audit', version=__version__, created=datetime.now(timezone.utc).isoformat(timespec='seconds'), images=Path(images).as_posix(),
-                                               target=target, feature=feature, judges=[*names, *models], protocol=protocol, positives=positives and Path(positives).as_posix()))
-    metrics, scores = audit(dict(images=pictures, **nulls), judging, aim, cache=None if out is None else Path(out)/'logits', **material)
-    metrics |= dict(left_out=left_out | metrics['left_out'], files=files, protocol=protocol)
+    aim, cache, first = mini_target(target) if ours else class_target(target, judging[0].classes, feature), None if out is None else Path(out)/'logits', state is None or state.is_main_process
+    if out is not None and first: _claim(Path(out), dict(command='spurnb_audit', version=__version__, created=datetime.now(timezone.utc).isoformat(timespec='seconds'), images=Path(images).as_posix(),
+        target=target, feature=feature, judges=[*names, *models], protocol=protocol, processes=1 if state is None else state.num_processes, **{k: v and str(v) for k, v in company.items()}))
+    if state: state.wait_for_everyone()
+    pictures, files = folder_pictures(images, cache)
+    nulls, material, others = _material(aim, ours, cache, device, **company)
+    metrics, scores = audit(dict(images=pictures, **nulls), judging, aim, cache=cache, **material)
+    metrics |= dict(left_out=left_out | metrics['left_out'], files=files, other_files=others, protocol=protocol)
     scores.insert(2, 'file', pictures.names + ['']*(len(scores) - len(pictures)))
-    if out is None: return metrics, scores
+    if out is None or not first: return metrics, scores
     write_json(Path(out)/'metrics.json', metrics)
     with atomic(Path(out)/'scores.csv') as part: scores.to_csv(part, index=False)
     write_report(out, dict(images=pictures.files))
@@ -314,6 +329,10 @@ def spurnb_audit(
     classes:str='', # Text or JSON file with the names of the classes, for classifiers that do not bring them
     protocol:str='model', # model: each classifier's own transform; original: that of Spurious ImageNet
     positives:str='', # Folder of images that do show the class, for average precision, AUC and accuracy
+    references:str='', # Folder of images of the feature, to compare with (the mini world brings its own)
+    detector:str='', # clip:NAME or owlv2:NAME looks for the object; it is calibrated on positives and references first
+    space:str='', # Network of timm in whose features images are compared, such as vit_small_patch14_dinov2.lvd142m
+    lpips:str='', # alex, vgg or squeeze: LPIPS too, with the package lpips
     out:str='', # Folder for the results; runs/audit-<name of the folder> by default
     limit:float=None, # Exit with 1 when a classifier's rate is shown to be above this share
     feature:str='', # What the images show, in words, for the report (but for the mini world)
@@ -325,7 +344,9 @@ def spurnb_audit(
     cap_threads()
     out = Path(out or Path('runs')/f'audit-{Path(images).resolve().name}')
     if classes: from spurnb.zoo import read_classes
-    metrics, _ = audit_folder(images, target, _split(judges), out, feature, device or None, _split(model), protocol, read_classes(classes) if classes else None, positives or None)
+    metrics, _ = audit_folder(images, target, _split(judges), out, feature, device or None, _split(model), protocol, read_classes(classes) if classes else None,
+                              positives or None, references or None, detector or None, space or None, lpips or None)
+    if int(os.environ.get('RANK', 0)): return # the first of several processes speaks for all
     print(text_table(metrics), '', *findings(metrics), *cautions(metrics), sep='\n')
     lines, above = ([], False) if limit is None else _verdict(metrics, limit)
     print(*lines, f'report: {out/"report.html"}', sep='\n')

@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['Z', 'NOTHING', 'hits', 'spurious_rate', 'wilson', 'effective_n', 'mean_rate', 'next_judge_rate', 't_interval',
-           'bootstrap', 'weighted_bootstrap', 'mean_interval', 'fleiss_kappa', 'consistency', 'ap_auc',
-           'spurious_score', 'score_intervals', 'paired_difference', 'mcnemar', 'holm', 'measure']
+           'bootstrap', 'grouped_rate', 'weighted_bootstrap', 'mean_interval', 'fleiss_kappa', 'why_no_kappa',
+           'consistency', 'ap_auc', 'spurious_score', 'score_intervals', 'paired_difference', 'mcnemar', 'holm',
+           'measure']
 
 # %% ../nbs/07a_stats.ipynb #4052cc5b
 import math
+from collections import deque
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -141,13 +144,40 @@ def bootstrap(
     picks, = _picks([len(labels)], n, seed)
     return _middle(value, np.array([stat(samples[0][np.concatenate([members[g] for g in p])]) for p in picks], float))
 
+# %% ../nbs/07a_stats.ipynb #7a795d83
+def grouped_rate(
+    hits, # (n,) or (n, judges), bool, or anything in [0,1]
+    groups, # (n,) a label per row, such as the training seed
+): # (value, low, high)
+    "Rate with Wilson's interval at the size that the variance between groups leaves, with Student's quantile; (value, nan, nan) for a single group."
+    shares, (labels, member) = _table(hits).mean(1), np.unique(np.asarray(groups), return_inverse=True)
+    if not len(shares): return NOTHING
+    n, g, p = len(shares), len(labels), float(shares.mean())
+    if g < 2: return p, math.nan, math.nan
+    variance = g/(g-1)*(np.bincount(member, shares - p)**2).sum()/n**2
+    size = min(n, p*(1-p)/variance) if variance > 1e-12 else n
+    return wilson(p*size, size, stats.t.ppf(.975, g-1))
+
 # %% ../nbs/07a_stats.ipynb #818dec31
+_BLOCK = 2_500_000 # counts that are held at a time, 20 MB
+
+def _blocks(sizes, n, seed):
+    "How often each row of each sample is drawn, in `n` resamples: tuples of counts (resamples, size), block by block, the same numbers for every size of block."
+    step = max(1, _BLOCK // sum(sizes))
+    def draws(rng, size): return (rng.integers(0, size, (min(step, n-i), size)) for i in range(0, n, step))
+    def count(p, size): return np.bincount((p + size*np.arange(len(p))[:, None]).ravel(), minlength=p.size).reshape(p.shape).astype(float)
+    rngs = [np.random.default_rng(seed) for _ in sizes]
+    for k, rng in enumerate(rngs): # each sample's draws come after those of the samples before it
+        for size in sizes[:k]: deque(draws(rng, size), maxlen=0)
+    for picks in zip(*map(draws, rngs, sizes)): yield tuple(map(count, picks, sizes))
+
+@lru_cache(maxsize=4)
+def _one_block(sizes, n, seed): return [*_blocks(sizes, n, seed)]
+
 def _resampled(stat, sizes, n, seed):
     "`stat` of the samples as they are, (1, ...), and of `n` resamples, (n, ...), in steps that bound the memory."
-    offset = lambda p, size: np.bincount((p + size*np.arange(n)[:, None]).ravel(), minlength=n*size).reshape(n, size).astype(float)
-    counts = [offset(p, size) for p, size in zip(_picks(sizes, n, seed), sizes)]
-    step = max(1, 2_000_000 // sum(sizes))
-    return stat(*(np.ones((1, size)) for size in sizes)), np.concatenate([stat(*(c[i:i+step] for c in counts)) for i in range(0, n, step)])
+    blocks = (_one_block if n*sum(sizes) <= _BLOCK else _blocks)(tuple(sizes), n, seed)
+    return stat(*(np.ones((1, size)) for size in sizes)), np.concatenate([stat(*counts) for counts in blocks])
 
 def weighted_bootstrap(
     stat, # takes one matrix of counts (resamples, size) per sample, returns one number per resample
@@ -183,6 +213,15 @@ def fleiss_kappa(
         chance = p*p + (1-p)**2
         return np.where((p > 0) & (p < 1), (observed-chance)/(1-chance), math.nan)
 
+def why_no_kappa(
+    hits, # bool (n, judges)
+)->str: # nothing where kappa is defined
+    "Why Fleiss' kappa is not defined, in words."
+    hits = np.asarray(hits, bool)
+    if not len(hits): return 'there are no images'
+    if hits.shape[1] < 2: return 'agreement takes two classifiers, and there is one'
+    return 'all classifiers say the same of all images, so chance would agree as well' if hits.all() or not hits.any() else ''
+
 def consistency(
     hits, # bool (n, judges)
 )->dict: # all, majority, any: shares of images; kappa
@@ -200,18 +239,22 @@ def ap_auc(
     spurious_counts=None, # (resamples, m)
 ): # average precision (resamples,), ROC-AUC (resamples,)
     "Average precision and ROC-AUC of all resamples at once; tied scores share a threshold."
-    n, m = len(p_class), len(p_spurious)
-    scores = np.r_[np.asarray(p_class, float), np.asarray(p_spurious, float)]
-    order = np.argsort(-scores, kind='stable')
-    ends = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])
-    draws = len(class_counts) if class_counts is not None else 1
-    side = lambda counts, size, at: np.pad(np.ones((1, size)) if counts is None else counts, ((0, 0), at))
-    hit = side(class_counts, n, (0, m))[:, order].cumsum(1)[:, ends]
-    miss = side(spurious_counts, m, (n, 0))[:, order].cumsum(1)[:, ends]
-    step = lambda x: np.diff(x, axis=1, prepend=0)
-    ap = (step(hit)*hit/np.maximum(hit+miss, 1)).sum(1)/hit[:, -1]
-    auc = (step(miss)*(hit - step(hit)/2)).sum(1)/(hit[:, -1]*miss[:, -1])
+    p, q = np.asarray(p_class, float), np.asarray(p_spurious, float)
+    levels, at = np.unique(p, return_inverse=True)
+    between = np.searchsorted(levels, q) + np.searchsorted(levels, q, side='right') # odd: the same score as a level, even: below or above it
+    pos, neg = _gathered(class_counts, at, len(levels)), _gathered(spurious_counts, between, 2*len(levels)+1)
+    hit, miss = (x[:, ::-1].cumsum(1)[:, ::-1] for x in (pos, neg)) # that many at this level and above
+    ap = (pos*hit/np.maximum(hit + miss[:, 1::2], 1)).sum(1)/hit[:, 0]
+    auc = ((neg[:, :-1:2]*hit).sum(1) + (neg[:, 1::2]*(hit - pos/2)).sum(1))/(hit[:, 0]*miss[:, 0])
     return ap, auc
+
+def _gathered(counts, bins, size):
+    "Counts (resamples, n) summed over bins: (resamples, size)."
+    if counts is None: return np.bincount(bins, minlength=size)[None].astype(float)
+    order, out = np.argsort(bins, kind='stable'), np.zeros((len(counts), size))
+    there = np.flatnonzero(np.diff(bins[order], prepend=-1))
+    out[:, bins[order][there]] = np.add.reduceat(counts[:, order], there, axis=1)
+    return out
 
 def spurious_score(
     p_class, # (n,) a classifier's probability of class k on images of class k
@@ -284,8 +327,9 @@ def holm(
 def measure(
     interval, # (value, low, high); nan where not defined
     n:int, # how many images (or judges, where they are the sample) stand behind it
-)->dict: # value, low, high, n
+    why:str='', # why it has no value, in words, for the case that it has none
+)->dict: # value, low, high, n; and why, where there is no value
     "An interval as it stands in metrics.json: None for what is not defined, and nothing but None around a value that is not."
     value, low, high = (None if math.isnan(x) else float(x) for x in interval)
-    if value is None: low = high = None
+    if value is None: return dict(value=None, low=None, high=None, n=int(n)) | (dict(why=why) if why else {})
     return dict(value=value, low=low, high=high, n=int(n))

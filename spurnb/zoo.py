@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['MINI_INPUT', 'IMAGENET_INPUT', 'mini_judges', 'imagenet_classes', 'head_classes', 'read_classes', 'class_target',
-           'load_judge', 'own_judge', 'load_judges']
+           'load_judge', 'own_judge', 'load_judges', 'mini_material', 'judge_speed']
 
 # %% ../nbs/07e_zoo.ipynb #26cc2bb8
-import importlib, json, os, re, sys
+import importlib, json, os, re, sys, time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import timm, torch
+from safetensors.torch import save_file
 
-from .core import UserError, get_device, pick, settings_hash, sha256
-from .data import Target, mini_file, mini_record
+from .core import UserError, atomic, get_device, pick, settings_hash, sha256
+from .data import Target, mini_class_images, mini_file, mini_null_images, mini_record, mini_references
 from .downloads import hub_trouble
 from .encoders import read_tensors
 from .judges import Judge, JudgeFailed
@@ -132,6 +134,7 @@ def _normalisation(processor): # of transformers, as timm writes it
     if not getattr(processor, 'do_normalize', False): return dict(mean=(0.,)*3, std=(1.,)*3)
     return dict(mean=tuple(processor.image_mean), std=tuple(processor.image_std))
 
+# %% ../nbs/07e_zoo.ipynb #208d1574
 def _folder(name, device, protocol, classes):
     folder = Path(name)
     try: config = json.loads((folder/'config.json').read_text(encoding='utf-8'))
@@ -154,6 +157,7 @@ def _file(name, device, protocol, classes):
     names, columns = head_classes(model.num_classes, None, classes)
     return Judge(name, model, device=device, classes=names, columns=columns, protocol=protocol)
 
+# %% ../nbs/07e_zoo.ipynb #a6eb0dc0
 def _loader(name):
     if name in mini_judges(): return _mini
     kind = name.partition(':')[0] if ':' in name else ''
@@ -234,3 +238,51 @@ def load_judges(
     if not found and len(left_out) == 1: raise UserError(*left_out.values())
     if not found: raise UserError(f'none of the {len(left_out)} classifiers can be had: ' + ' '.join(f'({i}) {why}' for i, why in enumerate(left_out.values(), 1)))
     return found, left_out
+
+# %% ../nbs/07e_zoo.ipynb #c1557cef
+def _scenes(target): # -> dict of tensors (n, 3, 64, 64) in [0,1]
+    refs, null = mini_references(target), mini_null_images(target, 128)
+    return dict(references=refs.images, held_out=refs.held_out, class_images=mini_class_images(target, 200, 1), background=null[0::2], other_context=null[1::2])
+
+def _kept_scenes(target, folder):
+    if folder is None: return _scenes(target)
+    code = [sha256(sys.modules[f'spurnb.{m}'].__file__) for m in ('painting', 'scenes', 'data')]
+    file = Path(folder)/f'scenes-{settings_hash([target, code])}.safetensors'
+    if file.exists():
+        with suppress(UserError): return {name: x.float()/255 for name, x in read_tensors(file, 'scenes')[0].items()} # a damaged file is made again
+    drawn = _scenes(target)
+    with atomic(file) as part: save_file({name: (x*255).round().byte() for name, x in drawn.items()}, part)
+    return drawn
+
+def mini_material(
+    target:str, # a class of the mini world
+    folder=None, # keep its scenes here, to find them again next time
+    encoder=None, # another space of similarity
+)->tuple: # null arms, and further arguments of `audit`
+    "What an audit of somebody's images has besides them in the mini world."
+    from spurnb.encoders import load_encoder
+    from spurnb.meters import load_meters
+    scenes = _kept_scenes(target, folder)
+    nulls = {arm: scenes.pop(arm) for arm in ('background', 'other_context')}
+    return nulls, dict(scenes, meters=load_meters(), encoder=encoder or load_encoder('mini'))
+
+# %% ../nbs/07e_zoo.ipynb #9c3c5adf
+def judge_speed(
+    judge:Judge, # whose transform is timm's
+    folder, # of image files, all readable
+    repeats:int=3, # runs of each way, of which the fastest counts
+    workers:int=2, # processes of timm's loader
+)->dict: # images a second: ours, plain; ratio of the two; largest difference of logits
+    "A judge against a plain loop over timm's data loader, in turns, in this process."
+    from spurnb.folders import folder_pictures
+    pictures, size = folder_pictures(folder)[0], judge.batch
+    how = {k: judge.config[k] for k in ('input_size', 'interpolation', 'mean', 'std', 'crop_pct')}
+    loader = timm.data.create_loader(timm.data.ImageDataset(str(folder)), batch_size=size, num_workers=workers, use_prefetcher=False, **how)
+    @torch.inference_mode()
+    def plain(): return torch.cat([judge.model(x.to(judge.device)).float().cpu() for x, _ in loader])
+    times, said = dict(ours=[], plain=[]), {}
+    for _ in range(repeats):
+        for name, way in dict(ours=lambda: judge.logits(pictures), plain=plain).items():
+            start = time.perf_counter(); said[name] = way(); times[name].append(time.perf_counter() - start)
+    speed = {name: len(pictures)/min(t) for name, t in times.items()}
+    return speed | dict(ratio=speed['ours']/speed['plain'], difference=float((said['ours'] - said['plain']).abs().max()))

@@ -80,3 +80,125 @@ def test_two_audits_at_once(feeders, tmp_path):
     assert alone.communicate(timeout=600)[0].splitlines()[:-1] == said[0][0].splitlines()[:-1]
     assert json.loads((tmp_path/'out'/'metrics.json').read_text()) == json.loads((tmp_path/'alone'/'metrics.json').read_text())
     assert not list((tmp_path/'out').rglob('.part*'))
+
+
+@weights
+def test_two_processes_share_an_audit(feeders, tmp_path):
+    "Both really run, each asks for its share, and the files are those that one process writes."
+    judges, env = ('--judges', 'test_resnet,test_nfnet'), dict(ACCELERATE_USE_CPU='true')
+    two = start('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, '-m', 'spurnb.report', feeders, *judges, '--out', tmp_path/'two', **env)
+    said, complaints = two.communicate(timeout=900)
+    assert two.returncode == 0, complaints
+    assert json.loads((tmp_path/'two'/'config.json').read_text())['processes'] == 2
+    assert said.count('report: ') == 1 # one speaks for both
+    one = start('-m', 'spurnb.report', feeders, *judges, '--out', tmp_path/'one')
+    assert one.communicate(timeout=600)[0].splitlines()[:-1] == said.splitlines()[:-1]
+    files = {f.relative_to(tmp_path/'one') for f in (tmp_path/'one').rglob('*') if f.is_file()}
+    assert files == {f.relative_to(tmp_path/'two') for f in (tmp_path/'two').rglob('*') if f.is_file()} and any(f.suffix == '.npz' for f in files)
+    for f in files:
+        if f.name not in ('config.json', 'report.html'): assert (tmp_path/'one'/f).read_bytes() == (tmp_path/'two'/f).read_bytes(), f
+
+
+@pytest.fixture
+def tiny_clip(tmp_path):
+    "CLIP in miniature, with random weights."
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+    from tiny import tiny_tokenizer
+    words, small = tiny_tokenizer(), dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    torch.manual_seed(0)
+    text = small | dict(vocab_size=len(words), max_position_embeddings=32, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=small | dict(image_size=16, patch_size=8), projection_dim=8)).save_pretrained(tmp_path/'clip')
+    CLIPProcessor(CLIPImageProcessor(size=dict(shortest_edge=16), crop_size=dict(height=16, width=16)), words).save_pretrained(tmp_path/'clip')
+    return tmp_path/'clip'
+
+
+@weights
+def test_detector_space_and_lpips_by_option(feeders, tiny_clip, tmp_path, monkeypatch):
+    "An audit of one's own classifier with everything that can be asked for; each option adds its measures, and mistakes are one sentence."
+    import sys, types
+    import timm, torch
+    from spurnb.core import UserError
+    from spurnb.data import mini_class_images
+    from spurnb.report import audit_folder
+    from spurnb.zoo import load_judge
+    for i, x in enumerate(mini_class_images('hummingbird', 24, 5)): save_png(tmp_path/'birds'/f'{i:02d}.png', x)
+    for i, scene in enumerate(reference_scenes('hummingbird', 22, seed=3)): save_png(tmp_path/'refs'/f'{i:02d}.png', scene.draw())
+    timm.models.save_for_hf(load_judge('test_resnet').model, str(tmp_path/'mine'), model_config=dict(label_names=list(CLASSES)), safe_serialization=True)
+    class Fake(torch.nn.Module):
+        def __init__(self, net, verbose): super().__init__()
+        def forward(self, a, b, normalize): return (a - b).abs().mean((1, 2, 3))
+    monkeypatch.setitem(sys.modules, 'lpips', types.SimpleNamespace(LPIPS=Fake))
+    folders, mine = dict(positives=tmp_path/'birds', references=tmp_path/'refs'), [str(tmp_path/'mine')]
+    found, scores = audit_folder(feeders, 'hummingbird', mine, tmp_path/'out', 'red feeder', **folders, detector=f'clip:{tiny_clip}', space=f'local-dir:{tmp_path/"mine"}', lpips='alex')
+    images = found['arms']['images']
+    assert images['spurious_rate_valid']['n'] == images['valid']['value']*24 and images['object_absent']['n'] == 24
+    assert set(found['meters']) == {'object', 'feature'} and found['meters']['object']['recall']['n'] == 12 and found['meters']['object']['false_positives']['n'] == 22
+    assert 0 < images['similarity']['value'] <= 1 and images['lpips']['n'] == 24 and images['lpips_diversity']['n'] == 12 and images['vendi']['value'] > 1
+    assert {'p_object', 'p_feature', 'similarity', 'lpips'} <= set(scores.columns) and found['held_out'] == 22 and list(found['other_files']) == ['class_images', 'held_out']
+    bare, _ = audit_folder(feeders, 'hummingbird', mine, references=tmp_path/'refs', lpips='alex') # LPIPS needs no space
+    assert bare['arms']['images']['lpips'] == images['lpips'] and 'similarity' not in bare['arms']['images']
+    plain, _ = audit_folder(feeders, 'hummingbird', mine)
+    assert not {'similarity', 'lpips', 'vendi', 'valid'} & set(plain['arms']['images']) and 'why' in plain['arms']['images']['auc']
+    with pytest.raises(UserError, match='calibrated'): audit_folder(feeders, 'hummingbird', mine, detector=f'clip:{tiny_clip}')
+    with pytest.raises(UserError, match='at least 20'): audit_folder(feeders, 'hummingbird', mine, detector=f'clip:{tiny_clip}', positives=one_of(tmp_path/'birds', tmp_path/'one'), references=tmp_path/'refs')
+
+
+def one_of(folder, new):
+    "A folder with one of the files in `folder`."
+    new.mkdir()
+    file = next(folder.iterdir())
+    (new/file.name).write_bytes(file.read_bytes())
+    return new
+
+
+@weights
+def test_whatever_lies_in_a_folder(feeders, tmp_path):
+    "Odd files through the command: each is read, or left out by name; one picture is audited; none is one sentence."
+    import struct, zlib
+    import numpy as np
+    from PIL import Image
+    from spurnb.scenes import Scene
+    odd, pictures = tmp_path/'odd', [Scene(None, 'feeder', 'red', 'wood', i).draw(96) for i in range(9)]
+    odd.mkdir()
+    def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    (odd/'bomb.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 60_000, 60_000, 1, 0, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b''))
+    pictures[0].save(odd/'moves.gif', save_all=True, append_images=pictures[1:3])
+    pictures[1].convert('CMYK').save(odd/'print.tif')
+    seen_through = pictures[2].copy(); seen_through.putalpha(120); seen_through.save(odd/'alpha.webp')
+    Image.fromarray(np.asarray(pictures[3].convert('L')).astype('uint16')*257).save(odd/'16 bit.png')
+    for i, name in enumerate(('Zaunkönig 鳥.png', 'two\nlines.png', '<img src=x onerror=alert(1)>.png', '=1+1,"x".png')): pictures[4+i].save(odd/name)
+    pictures[4].save(odd/'again.bmp'); (odd/'cut.jpg').write_bytes(b'\xff\xd8\xff\xe0')
+    run = start('-m', 'spurnb.report', odd, '--judges', 'test_resnet', '--out', tmp_path/'out')
+    said, complaints = run.communicate(timeout=600)
+    found = json.loads((tmp_path/'out'/'metrics.json').read_text())
+    assert run.returncode == 0 and 'Traceback' not in complaints, complaints
+    assert found['arms']['images']['spurious_rate']['n'] == 8 and sorted(found['files']['unreadable']) == ['bomb.png', 'cut.jpg'] and len(found['files']['copies']) == 1
+    assert "'bomb.png'" in said and "'cut.jpg'" in said and '<img src=x' not in (tmp_path/'out'/'report.html').read_text(encoding='utf-8')
+    import pandas as pd
+    assert {'two\nlines.png', 'Zaunkönig 鳥.png', '=1+1,"x".png'} <= set(pd.read_csv(tmp_path/'out'/'scores.csv').file.dropna())
+    for f in odd.iterdir():
+        if f.name not in ('print.tif', 'notes.txt'): f.unlink()
+    run = start('-m', 'spurnb.report', odd, '--judges', 'test_resnet', '--out', tmp_path/'single')
+    complaints = run.communicate(timeout=600)[1]
+    single = json.loads((tmp_path/'single'/'metrics.json').read_text())['arms']['images']
+    assert run.returncode == 0, complaints
+    assert single['spurious_rate']['n'] == 1 and 'two classifiers' in single['kappa']['why'] and single['p_target']['low'] is None
+    (odd/'print.tif').unlink()
+    run = start('-m', 'spurnb.report', odd, '--out', tmp_path/'none')
+    complaints = run.communicate(timeout=600)[1]
+    assert run.returncode == 2 and len(complaints.strip().splitlines()) == 1 and 'no images' in complaints and not (tmp_path/'none').exists()
+
+
+def test_lpips_itself():
+    "The package as it is, its network with random weights: nothing differs from itself, and everything from something else."
+    lpips = pytest.importorskip('lpips')
+    import numpy as np
+    import torch
+    from spurnb.similarity import lpips_diversity, lpips_to
+    model = lpips.LPIPS(net='alex', pnet_rand=True, verbose=False).eval().requires_grad_(False)
+    x = torch.rand(6, 3, 64, 64, generator=torch.manual_seed(0))
+    assert lpips_to(model, x[:1].repeat(3, 1, 1, 1), x[:1]) == pytest.approx([0, 0, 0], abs=1e-6)
+    assert lpips_to(model, x[:2], x[2:4]) == pytest.approx(np.stack([model(x[:2], x[[i, i]], normalize=True).flatten().numpy() for i in (2, 3)]).mean(0), abs=1e-6)
+    (value, low, high), pairs = lpips_diversity(model, x)
+    assert pairs == 3 and 0 < low <= value <= high
