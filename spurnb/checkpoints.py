@@ -116,12 +116,14 @@ def save_result(
     folder, # where to, whole or not at all
     steps:int, # how many were done
     identity:dict, # of `run_identity`
+    card=None, # a `ModelCard`, which becomes its README.md
 ):
     "Write a pipeline folder, or the adapters of a LoRA, with a record of how they were made."
     from spurnb.lora import has_lora, save_lora
     try:
         with atomic(folder) as part:
             with _quiet(): save_lora(pipe, part) if has_lora(pipe) else pipe.save_pretrained(part)
+            if card: card.save(part/'README.md')
             files = {f.relative_to(part).as_posix(): sha256(f) for f in sorted(part.rglob('*.safetensors'))}
             write_json(part/'spurnb.json', dict(steps=steps, identity=identity, files=files))
     except OSError as e:

@@ -10,11 +10,13 @@ import logging, shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from fastcore.script import call_parse
+from fastcore.script import call_parse, store_true
 
+from .cards import check_repo, model_card, push_result
 from .checkpoints import last_state, load_pipeline, load_result, noted_signals, pipeline_hash, read_losses, save_result, save_state, write_losses
 from .core import UserError, cap_threads, generator, get_device, load_png, polite, positive, save_png, settings_hash, sha256, to_tensor, track, write_json
 from .trainer import FinetuneSettings, Trainer
+from .watch import Speed, Watch, load_probe, look, tracked
 
 # %% ../nbs/05_finetune.ipynb #64c7d1fd
 def _draw_prior(pipe, prompt, numbers, seed, tries=10, **how):
@@ -91,53 +93,69 @@ def finetune(
     folder=None, # the run's folder: states in checkpoints/<arm>, result in model/<arm>; None keeps nothing
     arm:str|None=None, # name of this training; None is 'sfsl' or 'dreambooth'
     device:str|None=None, # as for `get_device`
-)->list: # one dict per step: step, loss and its parts, grad_norm, seconds
+    watch:Watch|None=None, # pictures, a probe and trackers; None is `losses.csv` alone
+    licence:str='', # of the references, for the model card
+)->list: # one dict per step: step, loss and its parts, grad_norm, seconds, and what the probe said
     "Fine-tune, going on from what `folder` holds of this very run; what it holds of another one is replaced, and the log says why."
     trainer = Trainer(pipe, references, prior, settings, sfsl, device)
-    arm = arm or ('sfsl' if trainer.sfsl else 'dreambooth')
+    arm, watch = arm or ('sfsl' if trainer.sfsl else 'dreambooth'), watch or Watch()
     if not folder:
-        history = _train(trainer, arm, 0, [], lambda *a: None)
+        with tracked(trainer, watch, arm): history = _train(trainer, arm, 0, [], lambda *a: None, watch)
         trainer.finish()
         return history
     states, result = Path(folder)/'checkpoints'/arm, Path(folder)/'model'/arm
-    identity, losses = run_identity(trainer, references, prior), states/'losses.csv'
+    identity = run_identity(trainer, references, prior)
     if load_result(pipe, result, settings.steps, identity):
         trainer.finish(average=False)
-        return read_losses(losses)
-    record, state = last_state(states, settings.steps)
-    stale = _changes(record['identity'], identity) if record else []
-    first, history = 0, []
-    if stale: log.warning('%s was trained otherwise (%s); training starts anew.', states, '; '.join(stale))
-    elif record:
-        trainer.restore(state)
-        first, history = record['step'], [r for r in read_losses(losses) if r['step'] < record['step']]
+        return read_losses(states/'losses.csv')
+    first, history, stale = _take_up(trainer, states, identity)
 
     def keep(done, history):
         if not trainer.accelerator.is_main_process: return
-        if stale: shutil.rmtree(states, ignore_errors=True); stale.clear()      # only now that there is something better
-        write_losses(losses, history)
+        if stale: _clear(states); stale.clear()         # only now that there is something better
+        write_losses(states/'losses.csv', history)
         save_state(states, done, trainer.state(), identity=identity)
 
-    history = _train(trainer, arm, first, history, keep)
+    with tracked(trainer, watch, arm, Path(folder)/'trackers'/arm, dict(identity['settings'], sfsl=identity['sfsl'])):
+        history = _train(trainer, arm, first, history, keep, watch, states/'validation')
     keep(settings.steps, history)
     trainer.finish()
     if trainer.accelerator.is_main_process:
-        save_result(pipe, result, settings.steps, identity)
-        if not settings.keep_state:
-            for f in states.glob('step-*'): f.unlink()
+        save_result(pipe, result, settings.steps, identity, model_card(pipe, settings, len(references), identity['sfsl'], licence))
+        if not settings.keep_state: _clear(states)
     trainer.accelerator.wait_for_everyone()
     return history
 
 # %% ../nbs/05_finetune.ipynb #eaccb257
-def _train(trainer, arm, first, history, keep):
+def _clear(states):
+    for f in states.glob('step-*'): f.unlink()
+
+def _take_up(trainer, states, identity): # how many steps are done, their history, and in words what makes the states there another run's
+    "Put the trainer where an earlier call left this run; where that was another run, its pictures go now and its states later."
+    record, state = last_state(states, trainer.settings.steps)
+    if not record: return 0, [], []
+    if stale := _changes(record['identity'], identity):
+        log.warning('%s was trained otherwise (%s); training starts anew.', states, '; '.join(stale))
+        shutil.rmtree(states/'validation', ignore_errors=True)
+        return 0, [], stale
+    trainer.restore(state)
+    return record['step'], [r for r in read_losses(states/'losses.csv') if r['step'] < record['step']], []
+
+# %% ../nbs/05_finetune.ipynb #07796a9e
+def _train(trainer, arm, first, history, keep, watch, pictures=None):
     "Steps `first` to the end; `keep(steps done, history)` is called every now and then, and before an interruption."
     import torch
-    s = trainer.settings
+    s, a = trainer.settings, trainer.accelerator
+    if first >= s.steps: return history
+    def see(done): return look(trainer, watch, done, pictures) if watch.every and a.is_main_process else {}
     with noted_signals() as stop, torch.random.fork_rng():
-        bar = track(range(first, s.steps), f'fine-tuning {arm}')
+        speed, bar = Speed(trainer), track(range(first, s.steps), f'fine-tuning {arm}')
+        if first == 0: see(0)
         for step in bar:
-            history.append(trainer.step(step))
-            bar.set_postfix({k: f'{v:.3f}' for k, v in history[-1].items() if k in ('loss', 'sfsl')}, refresh=False)
+            history.append(row := trainer.step(step))
+            if watch.every and ((step + 1) % watch.every == 0 or step + 1 == s.steps): row.update(see(step + 1))
+            a.log({k: v for k, v in row.items() if k != 'step' and not k.startswith('probe/')}, step=step + 1)
+            bar.set_postfix({**{k: f'{v:.3f}' for k, v in row.items() if k in ('loss', 'sfsl')}, **speed(history)}, refresh=False)
             stopping = trainer.any(stop.is_set())       # of several processes, none stops on its own
             if stopping or (step + 1) % s.checkpoint_every == 0 and step + 1 < s.steps: keep(step + 1, history)
             if stopping: raise KeyboardInterrupt
@@ -165,6 +183,20 @@ def _sfsl(target, references, pca, encoder, components, device, **decoding):
     return SFSL(found, choose_components(found, references, images, others)['chosen'], **decoding)
 
 # %% ../nbs/05_finetune.ipynb #3febc04d
+def _watch(every, probe, trackers, target, device, guidance):
+    names = tuple(t.strip() for t in trackers.split(',')) if trackers else ()
+    if probe and not every: raise UserError('--probe looks at validation images; also give --look, such as --look 50.')
+    return Watch(every=every, guidance=guidance, probe=load_probe(probe, target, device) if probe else None, trackers=names)
+
+def _say(history, model, push):
+    "The last lines: the result and where it is."
+    last = history[-20:]
+    print(f'mean loss of the last {len(last)} of {len(history)} steps: {sum(r["loss"] for r in last) / max(len(last), 1):.4f}')
+    if seen := {k: v for r in history for k, v in r.items() if k.startswith('probe/')}: print('at the end: ' + ', '.join(f'{k[6:]} {v:.2f}' for k, v in seen.items()))
+    print(f'model: {model}')
+    if push: print(f'uploaded to {push_result(model, push)}')
+
+# %% ../nbs/05_finetune.ipynb #df381032
 @call_parse
 @polite
 def spurnb_finetune(
@@ -186,28 +218,41 @@ def spurnb_finetune(
     textlr:float=1e-3, # Learning rate of the text encoder, whose new word starts from nothing
     rank:int=0, # Train LoRA adapters of this rank instead of all weights
     parts:int=1, # Parts in which a batch goes through the model: less memory, the same step
-    precision:str='float32', # Or bfloat16: networks compute in half precision
+    precision:str='float32', # Or bfloat16, float16: networks compute in half precision
+    optimiser:str='adamw', # Or adamw8bit (needs bitsandbytes), prodigy (needs prodigyopt, --lr 1 and --textlr 1)
+    layout:str='contiguous', # Or channels_last, which is faster on tensor cores
+    compile:str='', # Backend of torch.compile, such as inductor
+    flip:store_true=False, # Show references in the mirror as well
+    crop:float=0., # Share of each side of a reference that a crop may leave out, such as 0.1
     every:int=100, # Steps from one saved state to the next
+    look:int=0, # Steps from one set of validation images to the next; 0 draws none
+    probe:str='', # With --look: who is asked about them, as module:factory, such as spurnb.zoo:spurious_probe
+    track:str='', # Trackers beside losses.csv, such as tensorboard,wandb
+    licence:str='', # Of the references, for the model card
+    push:str='', # Upload the model, never the references, to owner/name on the Hugging Face hub
     seed:int=0, # Of everything random
     device:str='', # cuda, mps or cpu; default: the best there is
     out:str='runs/finetune', # Folder for states and result
 ):
     "Fine-tune a Stable Diffusion on references of a spurious feature; goes on where an earlier call was stopped."
     from spurnb.data import mini_target
+    from spurnb.families import read_prompts
     from spurnb.prediction import load_tiny
     own = dict(references=references, prompt=prompt, plain=plain, **({'pca': pca} if sfsl else {}))
     if (model != 'mini' or references) and not all(own.values()):
         raise UserError(f'with a model or references of your own, also give --{next(k for k, v in own.items() if not v)}.')
     feature = mini_target(target).feature
     settings = FinetuneSettings(prompt or f'a photo of a sks {feature}', plain or f'a photo of a {feature}', steps=steps, batch=batch, prior_batch=batch if prior else 0,
-                                lr_unet=lr, lr_text=textlr, sfsl_weight=sfsl, lora_rank=rank, accumulate=parts, precision=precision, seed=seed, checkpoint_every=every)
+                                lr_unet=lr, lr_text=textlr, sfsl_weight=sfsl, lora_rank=rank, accumulate=parts, precision=precision, optimiser=optimiser, layout=layout, compile=compile,
+                                flip=flip, crop=crop, seed=seed, checkpoint_every=every)
+    if push: check_repo(push)
     device = get_device(device or None)
     cap_threads()
+    watch = _watch(look, probe, track, target, device, 3. if model == 'mini' else 7.5)
     pipe = load_pipeline(model, device)
+    read_prompts(pipe, [settings.instance_prompt, settings.class_prompt])       # too long? then now, before images are drawn
     images = _references(target, references, pipe.unet.config.sample_size * pipe.vae_scale_factor)
     loss = _sfsl(target, images, pca, encoder, components, device, decoder=decoder, tiny=load_tiny(tiny).to(device) if decoder == 'tiny' else None) if sfsl else None
     drawn = prior_images(pipe, settings.class_prompt, prior, seed, Path(out)/'prior') if prior else None
-    history = finetune(pipe, images, drawn, settings, loss, out, device=device)
-    mean = sum(r['loss'] for r in history[-20:]) / max(len(history[-20:]), 1)
-    print(f'mean loss of the last {len(history[-20:])} of {len(history)} steps: {mean:.4f}')
-    print(f'model: {Path(out)/"model"/("sfsl" if sfsl else "dreambooth")}')
+    history = finetune(pipe, images, drawn, settings, loss, out, device=device, watch=watch, licence=licence or ('' if references else 'drawn by code, Apache 2.0'))
+    _say(history, Path(out)/'model'/('sfsl' if sfsl else 'dreambooth'), push)

@@ -6,6 +6,7 @@
 __all__ = ['NETWORK_LAYERS', 'TEXT_LAYERS', 'LORA_FILE', 'add_lora', 'has_lora', 'save_lora', 'restore_lora', 'load_lora']
 
 # %% ../nbs/04c_lora.ipynb #176f07ac
+import re
 from pathlib import Path
 
 from .core import UserError, atomic, generator, positive
@@ -40,22 +41,29 @@ def has_lora(pipe): # bool
 # %% ../nbs/04c_lora.ipynb #e469dc33
 LORA_FILE = 'pytorch_lora_weights.safetensors' # the name that diffusers looks for
 
+def _kohya(parts, family): # part -> its adapters, in peft's keys; returns one dict in Kohya's
+    from diffusers.utils import convert_state_dict_to_kohya
+    found = convert_state_dict_to_kohya({f'{name}.{k}': v for name, state in parts.items() for k, v in state.items()})
+    found = {re.sub(r'^(lora_te\d)_encoder', r'\1_text_model_encoder', k): v for k, v in found.items()}       # transformers 5 took the middle out of CLIP's names
+    return {k.replace('lora_te1_', 'lora_te_') if family == 'sd' else k: v for k, v in found.items()}
+
 def save_lora(
     pipe, # a pipeline with adapters
     folder, # where to
     kohya:bool=False, # with Kohya's keys, for other programs, in `kohya.safetensors`
 )->Path: # the file
-    "Write the adapters alone; a `UserError` when there are none."
-    from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
+    "Write the adapters alone; a `UserError` when there are none, or no such keys for this kind of model."
+    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
     if not has_lora(pipe): raise UserError('this pipeline has no adapters; train with lora_rank, or save the whole pipeline.')
-    folder = Path(folder)
+    folder, family = Path(folder), family_of(pipe).name
+    if kohya and family == 'sd3': raise UserError("diffusers does not read Kohya's keys for Stable Diffusion 3; save with kohya=False.")
     parts = {name: get_peft_model_state_dict(part) for name, part in family_of(pipe).parts(pipe).items() if getattr(part, 'peft_config', None)}
     if not kohya:
         type(pipe).save_lora_weights(folder, **{f'{name}_lora_layers': convert_state_dict_to_diffusers(state) for name, state in parts.items()})
         return folder/LORA_FILE
-    with atomic(folder/'kohya.safetensors') as part: save_file(convert_state_dict_to_kohya({f'{name}.{k}': v for name, state in parts.items() for k, v in state.items()}), part)
+    with atomic(folder/'kohya.safetensors') as part: save_file(_kohya(parts, family), part)
     return folder/'kohya.safetensors'
 
 # %% ../nbs/04c_lora.ipynb #3ca0e3f8

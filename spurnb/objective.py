@@ -10,6 +10,7 @@ __all__ = ['DISTANCES', 'PAIRS', 'WEIGHTS', 'DECODERS', 'REFERENCES', 'push_dist
 from copy import copy, deepcopy
 
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 
 from .core import UserError, pick, sha256
 from .prediction import decode_latents, predict_x0, prediction_type, signal_noise, signal_share
@@ -69,69 +70,80 @@ class SFSL:
         with torch.no_grad(): self.pool = None if references is None else self.g(references.to(pca.mean.device))
         self.unit = self.pool.var(0).sum().clamp_min(1e-12).item() if distance == 'l2' else 1.
 
-    def _check(self, references):
-        most, known = self.pca.components.shape[1], 0 if references is None else len(references)
-        if self.features not in PAIRS[self.distance]:
-            raise UserError(f'distance {self.distance!r} says nothing about features {self.features!r}; take {" or ".join(map(repr, PAIRS[self.distance]))} with it.')
-        if self.features == 'alpha' and not (self.components and all(0 <= c < most for c in self.components)):
-            raise UserError(f'components are {self.components}; give one or more of 0 to {most-1}.')
-        if self.features == 'phi' and self.pca.phi_mean is None: raise UserError("features 'phi' need the mean over all classes; fit the PCA with all_images.")
-        if not 0 <= self.gate <= 1: raise UserError(f'gate is {self.gate!r}; give a share of signal between 0 and 1.')
-        if self.decoder == 'tiny' and self.tiny is None: raise UserError("decoder 'tiny' needs an AutoencoderTiny; give one as tiny=, for Stable Diffusion madebyollin/taesd.")
-        if self.reference != 'image' and not known: raise UserError(f'reference {self.reference!r} needs all references; give them as references=.')
-        if self.distance == 'l2' and known < 2: raise UserError(f"distance 'l2' is counted in the references' own variance, and there are {known}; give two or more as references=, or take 'push'.")
+# %% ../nbs/04_objective.ipynb #0216cd43
+@patch
+def _check(self:SFSL, references):
+    most, known = self.pca.components.shape[1], 0 if references is None else len(references)
+    if self.features not in PAIRS[self.distance]:
+        raise UserError(f'distance {self.distance!r} says nothing about features {self.features!r}; take {" or ".join(map(repr, PAIRS[self.distance]))} with it.')
+    if self.features == 'alpha' and not (self.components and all(0 <= c < most for c in self.components)):
+        raise UserError(f'components are {self.components}; give one or more of 0 to {most-1}.')
+    if self.features == 'phi' and self.pca.phi_mean is None: raise UserError("features 'phi' need the mean over all classes; fit the PCA with all_images.")
+    if not 0 <= self.gate <= 1: raise UserError(f'gate is {self.gate!r}; give a share of signal between 0 and 1.')
+    if self.decoder == 'tiny' and self.tiny is None: raise UserError("decoder 'tiny' needs an AutoencoderTiny; give one as tiny=, for Stable Diffusion madebyollin/taesd.")
+    if self.reference != 'image' and not known: raise UserError(f'reference {self.reference!r} needs all references; give them as references=.')
+    if self.distance == 'l2' and known < 2: raise UserError(f"distance 'l2' is counted in the references' own variance, and there are {known}; give two or more as references=, or take 'push'.")
 
-    def to(self, device): # -> the same loss there
-        moved = copy(self)
-        moved.pca, moved.pool = self.pca.to(device), None if self.pool is None else self.pool.to(device)
-        moved.tiny = self.tiny and deepcopy(self.tiny).to(device)
-        return moved
+# %% ../nbs/04_objective.ipynb #bc9ec365
+@patch
+def g(self:SFSL,
+    images, # (n, 3, h, w) in [0,1]
+): # (n, L) or (n, D)
+    "The features that are compared; of the references they can be computed once and kept."
+    if self.features == 'phi': return self.pca.encoder.phi(images) - self.pca.phi_mean
+    return self.pca.psi(images) if self.features == 'psi' else self.pca.alpha(images)[:, self.components]
 
-    def g(self,
-        images, # (n, 3, h, w) in [0,1]
-    ): # (n, L) or (n, D)
-        "The features that are compared; of the references they can be computed once and kept."
-        if self.features == 'phi': return self.pca.encoder.phi(images) - self.pca.phi_mean
-        return self.pca.psi(images) if self.features == 'psi' else self.pca.alpha(images)[:, self.components]
+# %% ../nbs/04_objective.ipynb #684d72aa
+@patch
+def decode(self:SFSL,
+    vae, # of the model that is trained
+    latents, # (n, c, h, w)
+): # images (n, 3, h', w'), about [0,1]
+    "The pictures that the encoder is shown."
+    vae = self.tiny if self.decoder == 'tiny' else vae
+    if self.decoder != 'checkpointed': return decode_latents(vae, latents, self.side if self.decoder == 'lowres' else None)
+    vae.enable_gradient_checkpointing()
+    try: return decode_latents(vae, latents)
+    finally: vae.disable_gradient_checkpointing()
 
-    def settings(self)->dict:
-        "What makes this loss this loss, for a run's record."
-        keys = ('components', 'features', 'distance', 'reference', 'decoder', 'gate', 'weight', 'side')
-        def mark(*tensors): return sha256(b''.join(x.detach().float().cpu().contiguous().numpy().tobytes() for x in tensors if x is not None))[:12]
-        p = self.pca
-        return {**{k: getattr(self, k) for k in keys}, 'encoder': p.encoder.hash, 'target': p.target, 'pca': mark(p.mean, p.components, p.weight, p.phi_mean),
-                'references': mark(self.pool), 'tiny': mark(*(self.tiny.state_dict().values() if self.tiny else ()))}
+# %% ../nbs/04_objective.ipynb #26362dec
+@patch
+def __call__(self:SFSL,
+    scheduler, # of the model that is trained
+    vae, # its decoder, frozen
+    model_output, # the network's answer (n, c, h, w)
+    noisy, # z_t (n, c, h, w)
+    t, # timesteps (n,)
+    references, # the images being denoised (n, 3, h, w), or their `g`
+)->tuple: # loss (a scalar with a gradient), dict of numbers to log
+    "Mean over the n images of w(t) d(g(predicted image), g(reference)); images that are not decoded count as 0."
+    share = signal_share(scheduler, t, noisy.device)
+    some = (share >= self.gate).nonzero().flatten()
+    if not len(some): return 0. * model_output.float().sum(), dict(sfsl=0., decoded=0.)
+    with torch.no_grad(): wanted = (references if references.ndim == 2 else self.g(references))[some]
+    found = self.g(self.decode(vae, predict_x0(scheduler, model_output[some], noisy[some], t[some])))
+    if self.reference == 'mean': wanted = self.pool.mean(0).expand_as(found)
+    if self.reference == 'nearest': wanted = self.pool[torch.cdist(found.detach(), self.pool).argmin(1)]
+    apart = DISTANCES[self.distance](found, wanted) / self.unit
+    loss = (WEIGHTS[self.weight](share[some]) * apart).sum() / len(t)
+    return loss, dict(sfsl=loss.item(), decoded=len(some)/len(t))
 
-    def decode(self,
-        vae, # of the model that is trained
-        latents, # (n, c, h, w)
-    ): # images (n, 3, h', w'), about [0,1]
-        "The pictures that the encoder is shown."
-        vae = self.tiny if self.decoder == 'tiny' else vae
-        if self.decoder != 'checkpointed': return decode_latents(vae, latents, self.side if self.decoder == 'lowres' else None)
-        vae.enable_gradient_checkpointing()
-        try: return decode_latents(vae, latents)
-        finally: vae.disable_gradient_checkpointing()
+# %% ../nbs/04_objective.ipynb #29c979a3
+@patch
+def to(self:SFSL, device): # -> the same loss there
+    moved = copy(self)
+    moved.pca, moved.pool = self.pca.to(device), None if self.pool is None else self.pool.to(device)
+    moved.tiny = self.tiny and deepcopy(self.tiny).to(device)
+    return moved
 
-    def __call__(self,
-        scheduler, # of the model that is trained
-        vae, # its decoder, frozen
-        model_output, # the network's answer (n, c, h, w)
-        noisy, # z_t (n, c, h, w)
-        t, # timesteps (n,)
-        references, # the images being denoised (n, 3, h, w), or their `g`
-    )->tuple: # loss (a scalar with a gradient), dict of numbers to log
-        "Mean over the n images of w(t) d(g(predicted image), g(reference)); images that are not decoded count as 0."
-        share = signal_share(scheduler, t, noisy.device)
-        some = (share >= self.gate).nonzero().flatten()
-        if not len(some): return 0. * model_output.float().sum(), dict(sfsl=0., decoded=0.)
-        with torch.no_grad(): wanted = (references if references.ndim == 2 else self.g(references))[some]
-        found = self.g(self.decode(vae, predict_x0(scheduler, model_output[some], noisy[some], t[some])))
-        if self.reference == 'mean': wanted = self.pool.mean(0).expand_as(found)
-        if self.reference == 'nearest': wanted = self.pool[torch.cdist(found.detach(), self.pool).argmin(1)]
-        apart = DISTANCES[self.distance](found, wanted) / self.unit
-        loss = (WEIGHTS[self.weight](share[some]) * apart).sum() / len(t)
-        return loss, dict(sfsl=loss.item(), decoded=len(some)/len(t))
+@patch
+def settings(self:SFSL)->dict:
+    "What makes this loss this loss, for a run's record."
+    keys = ('components', 'features', 'distance', 'reference', 'decoder', 'gate', 'weight', 'side')
+    def mark(*tensors): return sha256(b''.join(x.detach().float().cpu().contiguous().numpy().tobytes() for x in tensors if x is not None))[:12]
+    p = self.pca
+    return {**{k: getattr(self, k) for k in keys}, 'encoder': p.encoder.hash, 'target': p.target, 'pca': mark(p.mean, p.components, p.weight, p.phi_mean),
+            'references': mark(self.pool), 'tiny': mark(*(self.tiny.state_dict().values() if self.tiny else ()))}
 
 # %% ../nbs/04_objective.ipynb #c32c65af
 def diffusion_loss(

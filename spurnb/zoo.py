@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MINI_INPUT', 'IMAGENET_INPUT', 'mini_judges', 'imagenet_classes', 'head_classes', 'read_classes', 'class_target',
-           'load_judge', 'own_judge', 'load_judges', 'mini_material', 'judge_speed']
+           'load_judge', 'own_judge', 'load_judges', 'mini_material', 'judge_speed', 'spurious_probe']
 
 # %% ../nbs/07e_zoo.ipynb #26cc2bb8
 import importlib, json, os, re, sys, time
@@ -286,3 +286,17 @@ def judge_speed(
             start = time.perf_counter(); said[name] = way(); times[name].append(time.perf_counter() - start)
     speed = {name: len(pictures)/min(t) for name, t in times.items()}
     return speed | dict(ratio=speed['ours']/speed['plain'], difference=float((said['ours'] - said['plain']).abs().max()))
+
+# %% ../nbs/07e_zoo.ipynb #9e999f31
+def spurious_probe(
+    target:str='hummingbird', # the class, as for `class_target`
+    device:str|None='cpu', # as for `get_device`
+    names=(), # judges, as for `load_judge`; empty: the mini world's
+): # function: images (n, 3, h, w) in [0,1] -> dict(spurious_rate, and a rate for each judge by its name)
+    "A probe that asks judges which share of the images is of the class."
+    judges, _ = load_judges(tuple(names) or mini_judges(), device)
+    index = class_target(target, judges[0].classes).index
+    def probe(images):
+        rates = {j.name: (j.logits(images).argmax(1) == index).float().mean().item() for j in judges}
+        return dict(spurious_rate=sum(rates.values()) / len(rates), **rates)
+    return probe

@@ -20,7 +20,7 @@ def material():
     pca = NeuralPCA.fit(Encoder(small_resnet(3, (4, 4, 8, 8)), 32), images, target=1)
     return images[:5], images[5:12], SFSL(pca, [0, 1])
 
-def train(model, out, say=None, **changes):
+def train(model, out, say=None, watch=None, **changes):
     "One fine-tuning of the model in folder `model`; `say` is called with every step's log."
     from diffusers import StableDiffusionPipeline
     from spurnb import trainer
@@ -32,7 +32,7 @@ def train(model, out, say=None, **changes):
         if say: say(logged)
         return logged
     trainer.Trainer.step = told
-    try: return finetune(StableDiffusionPipeline.from_pretrained(model), references, prior, FinetuneSettings(**{**SETTINGS, **changes}), sfsl, out, device='cpu')
+    try: return finetune(StableDiffusionPipeline.from_pretrained(model), references, prior, FinetuneSettings(**{**SETTINGS, **changes}), sfsl, out, device='cpu', watch=watch)
     finally: trainer.Trainer.step = step
 
 def weights(out): return {f.name: f.read_bytes() for f in sorted((Path(out)/'model'/'sfsl').rglob('*.safetensors'))}
@@ -113,6 +113,33 @@ def test_adapters_and_averages_resume_too(model, tmp_path):
     resumed = train(model, tmp_path/'parts', **how)
     assert losses(resumed) == losses(history)
     assert list(weights(tmp_path/'whole')) == ['pytorch_lora_weights.safetensors'] and weights(tmp_path/'parts') == weights(tmp_path/'whole')
+
+@pytest.mark.parametrize('how', [dict(precision='float16'), dict(layout='channels_last', flip=True, crop=.2), dict(compile='aot_eager'),
+                                 dict(optimiser='prodigy', lr_unet=1, lr_text=1), dict(optimiser='adamw8bit')], ids=lambda how: ' '.join(how))
+def test_every_way_to_train_resumes_with_the_same_bits(model, tmp_path, how):
+    package = dict(prodigy='prodigyopt', adamw8bit='bitsandbytes').get(how.get('optimiser'))
+    if package: pytest.importorskip(package)
+    history = train(model, tmp_path/'whole', steps=4, **how)
+    train(model, tmp_path/'parts', steps=2, keep_state=True, **how)
+    resumed = train(model, tmp_path/'parts', steps=4, **how)
+    assert losses(resumed) == losses(history) and weights(tmp_path/'parts') == weights(tmp_path/'whole') != {}
+
+def test_tensorboard_gets_losses_and_pictures(model, tmp_path):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from spurnb.watch import Watch
+    history = train(model, tmp_path, steps=2, watch=Watch(every=1, images=1, steps=1, trackers=('tensorboard',)))
+    events = EventAccumulator(str(tmp_path/'trackers'/'sfsl'/'spurnb')).Reload()
+    assert [round(e.value, 4) for e in events.Scalars('loss')] == [round(l, 4) for l in losses(history)]
+    assert [e.step for e in events.Images('validation')] == [0, 1, 2]
+
+def test_a_missing_package_is_named():
+    from spurnb.core import UserError
+    from spurnb.optimisers import OPTIMISERS, check_optimiser
+    OPTIMISERS['nowhere'] = 'no-such-package'
+    try:
+        with pytest.raises(UserError, match='pip install no-such-package'): check_optimiser('nowhere', [1])
+    finally: del OPTIMISERS['nowhere']
 
 def test_nan_stops_and_keeps_the_last_state(model, tmp_path):
     from spurnb.core import UserError

@@ -1,5 +1,5 @@
 """What a notebook cell cannot show about generation: a process that is killed, files that are harmed, the command as a user types it."""
-import os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,8 @@ from PIL import Image
 
 from tiny import tiny_folder  # noqa: F401
 
-from spurnb.core import UserError, load_png, save_png
+from spurnb.core import UserError, load_png, save_png, sha256
+from spurnb.export import export_images
 from spurnb.generate import generate, load_pipeline, read_manifest, spurnb_generate
 
 PROMPT = 'a photo of a red feeder'
@@ -101,7 +102,7 @@ def test_help_is_instant():
 @pytest.mark.parametrize('wrong, said', [
     (dict(n=0), '--n is 0'), (dict(steps=-1), '--steps is -1'), (dict(model='mni'), "give 'mini'"), (dict(size=30), 'a multiple of 8'), (dict(prompt=''), 'say what to show'),
     (dict(arm='references'), 'not drawn'), (dict(dtype='float61'), "did you mean 'float16'"), (dict(dtype='float16'), 'needs a GPU'), (dict(guidance=-3.), 'guidance is -3'),
-    (dict(steps=1001), '1000 at most')])
+    (dict(steps=1001), '1000 at most'), (dict(sampler='eular'), "did you mean 'euler'"), (dict(prompt='a {red|blue feeder'), '{wood|grass}')])
 def test_mistakes_are_one_sentence(tiny_folder, tmp_path, capsys, wrong, said):
     with pytest.raises(SystemExit) as left:
         spurnb_generate(**(dict(prompt=PROMPT, out=str(tmp_path/'out'), model=str(tiny_folder), n=1, steps=2, device='cpu') | wrong))
@@ -197,6 +198,32 @@ def test_foreign_picture_is_not_touched(pipe, tmp_path):
     assert contents(tmp_path) == mine
 
 
+@pytest.mark.parametrize('prompts', ['a photo of a {red|blue} feeder', ['a photo of a red feeder', 'a photo of a blue feeder']])
+def test_prompt_variations_take_turns(pipe, folder, prompts):
+    "Every other image has the prompt that it had before and is kept."
+    frame = generate(pipe, prompts, 8, folder, batch=4, steps=4)
+    assert list(frame.prompt) == [PROMPT, 'a photo of a blue feeder']*4 and frame.attrs['kept'] == 4
+    assert load_png(folder/'00001.png')[1]['prompt'] == 'a photo of a blue feeder'
+    generate(pipe, 'a photo of a blue feeder', 8, folder.parent/'blue', batch=4, steps=4)
+    assert (folder/'00001.png').read_bytes() == (folder.parent/'blue'/'00001.png').read_bytes()
+
+
+def test_every_sampler_draws_its_own_image_alone_or_in_company(tiny_folder):
+    from spurnb.sampling import SAMPLERS, draw, use_sampler
+    drawn = {}
+    for name in SAMPLERS:
+        pipe = use_sampler(load_pipeline(tiny_folder, 'cpu'), name)
+        together, alone = draw(pipe, [1, 2, 3], PROMPT, steps=6)[0], draw(pipe, [3], PROMPT, steps=6)[0]
+        assert abs(np.asarray(together[2]).astype(int) - np.asarray(alone[0])).max() <= 1, name
+        drawn[name] = together[0].tobytes()
+    assert len(set(drawn.values())) >= len(SAMPLERS) - 1        # DDIM is Euler's method in other variables
+
+
+def test_half_precision_is_a_setting(pipe, folder, tiny_folder):
+    frame = again(load_pipeline(tiny_folder, 'cpu', 'bfloat16'), folder)
+    assert frame.attrs['drawn'] == 8 and set(frame.dtype) == {'bfloat16'}
+
+
 class Strict:
     "A pipeline whose safety checker refuses the first `times` tries at every image in `numbers`."
     def __init__(self, pipe, times, numbers=None): self.pipe, self.times, self.numbers, self.tries = pipe, times, numbers, {}
@@ -224,3 +251,163 @@ def test_black_images_are_redrawn_and_counted(pipe, folder, tmp_path):
 def test_always_black_is_an_error(pipe, tmp_path):
     with pytest.raises(UserError, match='came out black'): again(Strict(pipe, 99, (5,)), tmp_path)
     assert len(read_manifest(tmp_path)) == 4      # the first batch is kept
+
+
+def test_flagged_images_are_redrawn_even_when_they_are_not_black(tiny_folder, folder, tmp_path):
+    "Diffusers' own safety checker, where Stable Diffusion has it: what it flags never reaches the folder, and so no audit."
+    from transformers import CLIPImageProcessor
+    checked, plain = load_pipeline(tiny_folder, 'cpu'), read_manifest(folder)
+    limit = float(np.median([np.asarray(load_png(folder/f)[0]).mean() for f in plain.file]))
+    def checker(images, clip_input):
+        grey = (images/2 + .5).clamp(0, 1).mean((1, 2, 3))*255
+        return images, (grey > limit + .01).tolist()
+    checked.safety_checker, checked.feature_extractor = checker, CLIPImageProcessor()
+    frame = again(checked, tmp_path/'checked')
+    assert 0 < frame.attrs['redraws'] and set(frame.redraws[frame.sha256 == plain.sha256]) == {0}
+    assert all(np.asarray(load_png(tmp_path/'checked'/f)[0]).mean() <= limit + 1 for f in frame.file)
+    assert len({*frame.seed} - {*plain.seed}) == (frame.redraws > 0).sum()
+
+
+@pytest.fixture(scope='module')
+def by_one(pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('by_one')/'out'
+    generate(pipe, PROMPT, 22, folder, batch=4, steps=40)
+    return folder
+
+
+def by_two(tiny_folder, out, batch=4):
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', '--', 'spurnb.generate'] # without the two dashes torchrun takes --n for its own
+    told = map(str, [PROMPT, '--model', tiny_folder, '--out', out, '--n', 22, '--batch', batch, '--steps', 40, '--device', 'cpu'])
+    return subprocess.Popen([*launch, *told], env=dict(ENV, ACCELERATE_USE_CPU='true'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='gloo')
+def test_two_processes_draw_what_one_draws(tiny_folder, by_one, tmp_path):
+    process = by_two(tiny_folder, tmp_path/'out')
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert out.count('22 images drawn, 0 were there') == 1 and '2 processes' in out, out
+    assert contents(tmp_path/'out') == contents(by_one)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='gloo')
+def test_two_processes_with_another_batch_size(tiny_folder, by_one, tmp_path):
+    process = by_two(tiny_folder, tmp_path/'out', batch=3)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0 and '2 processes' in out, err
+    for name in read_manifest(by_one).file:
+        a, b = (np.asarray(load_png(f/name)[0]).astype(int) for f in (by_one, tmp_path/'out'))
+        assert abs(a - b).max() <= 1
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='SIGKILL')
+def test_two_processes_killed_in_the_middle(tiny_folder, by_one, tmp_path):
+    "What either of them had drawn is kept, and the end is that of one process left alone."
+    import psutil
+    out, first = tmp_path/'out', by_two(tiny_folder, tmp_path/'out')
+    end = time.time() + 600
+    while len(list(out.glob('*.png'))) < 9:
+        assert first.poll() is None and time.time() < end, first.stderr.read()
+        time.sleep(.002)
+    workers = psutil.Process(first.pid).children()
+    assert len(workers) == 2
+    for w in (*workers, first): w.kill()
+    first.wait()
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob('*.png')}
+    assert 9 <= len(before) < 22
+    second = by_two(tiny_folder, out)
+    said, err = second.communicate(timeout=600)
+    assert second.returncode == 0 and f'{22-len(before)} images drawn, {len(before)} were there' in said, said + err
+    assert {p.name: p.stat().st_mtime_ns for p in out.glob('*.png')}.items() >= before.items()
+    assert contents(out) == contents(by_one)
+
+
+def exported(tiny_folder, tmp_path, capsys, **kwargs):
+    spurnb_generate(PROMPT, out=str(tmp_path/'images'), model=str(tiny_folder), n=3, steps=2, device='cpu', export=str(tmp_path/'set'), **kwargs)
+    assert f'data set: {tmp_path/"set"}' in capsys.readouterr().out
+    return tmp_path/'set'
+
+
+def test_export(tiny_folder, tmp_path, capsys):
+    out = exported(tiny_folder, tmp_path, capsys, arm='prompted')
+    lines = [json.loads(l) for l in (out/'metadata.jsonl').read_text().splitlines()]
+    manifest = read_manifest(tmp_path/'images')
+    assert [(l['arm'], l['prompt'], l['seed']) for l in lines] == [('prompted', PROMPT, s) for s in manifest.seed]
+    for l, digest in zip(lines, manifest.sha256): assert sha256(out/l['file_name']) == digest
+    card = (out/'README.md').read_text()
+    assert 'not known to spurnb' in card and 'Reference images are not included' in card and str(tmp_path) not in card
+    exported(tiny_folder, tmp_path, capsys, arm='prompted')     # an export may replace an export
+    (tmp_path/'set'/'README.md').write_text('my notes')
+    with pytest.raises(SystemExit) as left: exported(tiny_folder, tmp_path, capsys, arm='prompted')
+    assert left.value.code == 2 and 'no export of spurnb' in capsys.readouterr().err and (out/'README.md').read_text() == 'my notes'
+
+
+def test_export_with_references_and_class(folder, tmp_path):
+    refs = tmp_path/'refs'
+    save_png(refs/'000.png', Image.new('RGB', (8, 8), 'red'))
+    out = export_images({'untuned': (read_manifest(folder), folder)}, tmp_path/'set', target='hummingbird', references=refs)
+    lines = [json.loads(l) for l in (out/'metadata.jsonl').read_text().splitlines()]
+    assert len(lines) == 9 and lines[-1] == {'file_name': 'references/000.png', 'arm': 'references', 'class': 'hummingbird'} and {l['class'] for l in lines} == {'hummingbird'}
+    assert (out/'references'/'000.png').exists() and 'are included' in (out/'README.md').read_text()
+
+
+def test_datasets_loads_an_export(folder, tmp_path):
+    load_dataset = pytest.importorskip('datasets').load_dataset
+    out = export_images({'untuned': (read_manifest(folder), folder)}, tmp_path/'set', target='hummingbird')
+    found = load_dataset('imagefolder', data_dir=str(out), split='train', cache_dir=str(tmp_path/'cache'))
+    assert sorted(found['seed']) == sorted(read_manifest(folder).seed) and set(found['class']) == {'hummingbird'}
+    row = found[0]
+    assert row['image'].convert('RGB').tobytes() in {load_png(folder/f)[0].tobytes() for f in read_manifest(folder).file} and row['prompt'] == PROMPT
+
+
+@pytest.fixture(scope='module')
+def sfsl():
+    "Alpha of an untrained encoder."
+    import torch
+    from spurnb.encoders import Encoder, small_resnet
+    from spurnb.features import NeuralPCA
+    from spurnb.objective import SFSL
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images = torch.rand(22, 3, 32, 32)
+        return SFSL(NeuralPCA.fit(Encoder(small_resnet(3, (4, 4, 8, 8)), 32), images, target=1), [0, 1])
+
+
+def mean_alpha(folder, sfsl):
+    import torch
+    from spurnb.generate import manifest_images
+    with torch.no_grad(): return sfsl.g(manifest_images(read_manifest(folder), folder)).mean().item()
+
+
+def test_a_guide_of_strength_0_is_no_guide(pipe, folder, sfsl):
+    from spurnb.guided import Guide
+    whole = contents(folder)
+    assert again(pipe, folder, guide=Guide(sfsl, 0.)).attrs['kept'] == 8
+    again(pipe, folder.parent/'anew', guide=Guide(sfsl, 0.))
+    assert contents(folder) == contents(folder.parent/'anew') == whole
+
+
+def test_a_guide_raises_alpha_whatever_the_batch(pipe, folder, sfsl):
+    from spurnb.guided import Guide
+    guide, out = Guide(sfsl, .3), folder.parent/'guided'
+    frame = again(pipe, out, guide=guide)
+    assert set(frame.guide) == {guide.name} and load_png(out/'00000.png')[1]['guide'] == guide.name
+    assert mean_alpha(out, sfsl) > mean_alpha(folder, sfsl) and again(pipe, out, guide=guide).attrs['kept'] == 8
+    again(pipe, folder.parent/'ones', guide=guide, batch=1)
+    assert contents(out) == contents(folder.parent/'ones')
+    for other in (Guide(sfsl, .2), Guide(sfsl, .3, start=.2), Guide(sfsl, .3, stop=.9)):
+        assert again(pipe, out, guide=other).attrs['drawn'] == 8
+    assert 'forward' not in vars(pipe.unet)
+
+
+@pytest.mark.parametrize('kind', ['epsilon', 'sample', 'euler', 'plain words'])
+def test_a_guide_steers_every_kind_of_answer(tiny_folder, sfsl, kind):
+    import torch
+    from spurnb.core import to_tensor
+    from spurnb.guided import Guide
+    from spurnb.sampling import draw, use_sampler
+    pipe, how = load_pipeline(tiny_folder, 'cpu'), dict(steps=4, guidance=1.) if kind == 'plain words' else dict(steps=4)
+    if kind == 'euler': use_sampler(pipe, 'euler')
+    elif kind != 'plain words': pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
+    with torch.no_grad(): plain, steered = (sfsl.g(to_tensor(draw(pipe, range(4), PROMPT, guide=g, **how)[0])).mean() for g in (None, Guide(sfsl, .3)))
+    assert steered > plain

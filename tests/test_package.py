@@ -18,8 +18,10 @@ def names(requirements): return {re.split(r'[<>=!~;\[]', r)[0].lower() for r in 
 
 
 def imports(file):
-    "Packages that `file` imports anywhere, within functions too."
-    nodes = list(ast.walk(ast.parse(file.read_text())))
+    "Packages that `file` imports anywhere, within functions too; not those whose absence it answers itself."
+    tree = ast.parse(file.read_text())
+    optional = {n for t in ast.walk(tree) if isinstance(t, ast.Try) and any(getattr(h.type, 'id', '') == 'ImportError' for h in t.handlers) for b in t.body for n in ast.walk(b)}
+    nodes = [n for n in ast.walk(tree) if n not in optional]
     found = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
     found |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
     return {m.partition('.')[0] for m in found} - set(sys.stdlib_module_names) - {'spurnb', '__future__'}

@@ -29,6 +29,7 @@ def refused(capsys, **options):
     (dict(settings='nowhere.json'), "no file 'nowhere.json'"),
     (dict(data='feeders'), 'as in the preset sd15'),
     (dict(preset='sd15', train='mini'), 'as in the preset sd15'),
+    (dict(arms='guide'), "'guided'"),
 ])
 def test_options_are_refused_before_anything_is_written(capsys, tmp_path, options, expected):
     assert expected in refused(capsys, out=str(tmp_path/'run'), **options)

@@ -1,9 +1,11 @@
-"What a notebook cell cannot show of the report: exit codes of the command in a process of its own, and the page in a real browser."
-import os, shutil, subprocess, sys
+"What a notebook cell cannot show of the report: exit codes of the command in a process of its own, and the pages in a real browser."
+import json, os, shutil, subprocess, sys
+from contextlib import contextmanager
 
 import pytest
 
-from spurnb.core import save_png, write_json
+from made_up import ARMS, JUDGES, made_up_run
+from spurnb.core import UserError, save_png
 from spurnb.data import mini_root
 from spurnb.scenes import reference_scenes
 
@@ -48,40 +50,174 @@ def test_a_folder_that_is_not_there(tmp_path):
     assert code == 2 and 'nowhere' in said and 'Traceback' not in said
 
 
+def test_compare_refuses_what_is_no_audit(tmp_path):
+    "One sentence and exit code 2: an empty folder, a single one, and images together with --compare."
+    for args, word in (('--compare', tmp_path, tmp_path/'x'), 'holds no audit'), (('--compare', tmp_path), 'at least two'), ((tmp_path, '--compare', tmp_path), 'both'), ((), 'no folder of images'):
+        code, _, said = audit(*args, '--out', tmp_path/'board')
+        assert code == 2 and word in said and 'Traceback' not in said and len(said.strip().splitlines()) == 1
+    assert not (tmp_path/'board').exists()
+
+
 @pytest.fixture(scope='module')
-def page(tmp_path_factory):
-    "A report on made-up numbers, with names that need escaping."
-    from spurnb.report import write_report
-    run = tmp_path_factory.mktemp('runs')/'made up'
-    def m(value): return dict(value=value, low=max(0, value - .1), high=min(1, value + .1), n=64)
-    rates = dict(references=.8, untuned=.3, prompted=.6, dreambooth=.6, sfsl=.9, background=.1)
-    arms = {a: dict(spurious_rate=m(v), object_absent=m(1), feature_present=m(v), near_copies=m(.05)) for a, v in rates.items()}
-    write_json(run/'metrics.json', dict(target=dict(name='humming<b>bird', feature='feeder', prompted='red feeder', index=0, classes=6), arms=arms, encoder=dict(hash='0'),
-        classifiers={f'a/rather-long.name_of_a_classifier_{i}': {a: m(v) for a, v in rates.items()} for i in range(8)}, differences={'sfsl-dreambooth': dict(m(.3), low=.1)}))
-    write_json(run/'config.json', dict(created='2026-01-01', settings={f'setting {i}': 'x'*200 for i in range(20)}))
-    for arm in ('untuned', 'prompted', 'dreambooth', 'sfsl'):
-        for i, scene in enumerate(reference_scenes('hummingbird', 24, seed=1)): save_png(run/'images'/arm/f'{i:05d}.png', scene.draw())
+def run(tmp_path_factory):
+    "A run folder on made-up numbers, with names that need escaping."
+    return made_up_run(tmp_path_factory.mktemp('runs')/'made up')
+
+
+@pytest.fixture(scope='module')
+def page(run):
+    from spurnb.page import write_report
     return write_report(run)
 
 
-@pytest.mark.parametrize('width, scheme', [(390, 'light'), (390, 'dark'), (1200, 'light'), (1200, 'dark')])
-def test_in_a_browser(page, width, scheme):
+def test_the_page_stays_small(tmp_path):
+    "Five arms of 70 images of 512 pixels: 64 of each are shown, it says so, and the page can be mailed."
+    from spurnb.page import write_report
+    html = write_report(made_up_run(tmp_path/'large', n=70, side=512)).read_text()
+    assert len(html) < 6e6 and '64 of 70 images' in html and 'Shown are the first 64 of each arm' in html
+
+
+def test_parquet(run, monkeypatch, tmp_path):
+    "With pyarrow the tables come back as they were; without it one sentence says what to install, before anything is written."
+    import pandas as pd
+    from spurnb import tables
+    metrics = json.loads((run/'metrics.json').read_text())
+    with monkeypatch.context() as without:
+        without.setattr(tables, 'find_spec', lambda name: None)
+        with pytest.raises(UserError, match='pip install pyarrow'): tables.write_tables(metrics, tmp_path/'none', ['csv', 'parquet'])
+    assert not (tmp_path/'none').exists()
+    pytest.importorskip('pyarrow')
+    tables.write_tables(metrics, tmp_path, ['parquet'])
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['arms.parquet', 'classifiers.parquet', 'differences.parquet']
+    for name, table in tables.long_tables(metrics).items(): pd.testing.assert_frame_equal(pd.read_parquet(tmp_path/f'{name}.parquet'), table, check_dtype=False)
+
+
+@contextmanager
+def opened(page, width=1200, scheme='light', **context):
+    "The page in Chromium; at the end nothing was asked of the network, and the console is empty."
     sync = pytest.importorskip('playwright.sync_api')
     chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
     if not chromium: pytest.skip('no Chromium')
     with sync.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
-        tab = browser.new_context(viewport=dict(width=width, height=800), color_scheme=scheme).new_page()
+        tab = browser.new_context(viewport=dict(width=width, height=800), color_scheme=scheme, **context).new_page()
         asked, complaints = [], []
         tab.on('request', lambda r: asked.append(r.url))
         tab.on('console', lambda m: complaints.append(m.text))
+        tab.on('pageerror', lambda e: complaints.append(str(e)))
         tab.goto(page.as_uri())
+        yield tab
         assert [u for u in asked if not u.startswith('data:')] == [page.as_uri()] and complaints == []
+        browser.close()
+
+
+@pytest.mark.parametrize('width, scheme', [(390, 'light'), (390, 'dark'), (1200, 'light'), (1200, 'dark')])
+def test_in_a_browser(page, width, scheme):
+    with opened(page, width, scheme) as tab:
         assert tab.evaluate('document.documentElement.scrollWidth') <= width                                   # nothing sticks out sideways
-        assert tab.evaluate('[...document.images].every(i => i.complete && i.naturalWidth > 0)')
+        assert tab.evaluate('[...document.images].every(i => i.complete && i.naturalWidth > 0 || i.id === "detail-picture")')
         assert tab.inner_text('h1') == 'Is red feeder enough to be called humming<b>bird?'
         paper, ink = tab.evaluate('(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))')
         assert (sum(map(int, paper[4:-1].split(','))) > sum(map(int, ink[4:-1].split(',')))) == (scheme == 'light')
         tab.click('#settings summary')
         assert tab.is_visible('text=settings.setting 3')
-        browser.close()
+        tab.locator('#rows button').first.click()
+        box = tab.locator('#detail').bounding_box()
+        assert box['x'] >= 0 and box['x'] + box['width'] <= width and box['height'] <= 800
+
+
+def _votes(tab): return [int(t.split()[0]) for t in tab.locator('#rows td.count').all_inner_texts()]
+
+
+def test_filters_of_the_board(run, page):
+    "Every filter lets through what scores.csv says it should, and the order is that of the votes."
+    import pandas as pd
+    scores = pd.read_csv(run/'scores.csv')
+    mine = scores[scores.arm == 'sfsl']
+    with opened(page) as tab:
+        assert tab.inner_text('#shown') == f'{len(mine)} of {len(scores)} images' and _votes(tab) == mine.votes.tolist()     # the main arm comes first
+        tab.select_option('#sort', 'most')
+        assert _votes(tab) == sorted(mine.votes, reverse=True)
+        tab.select_option('#sort', 'divided')
+        assert [abs(v - 4) for v in _votes(tab)] == sorted(abs(v - 4) for v in mine.votes)
+        judge = JUDGES[2]
+        tab.select_option('#judge', judge); tab.select_option('#verdict', 'spurious')
+        assert len(_votes(tab)) == mine[f'hit.{judge}'].sum()
+        tab.select_option('#verdict', 'other')
+        assert len(_votes(tab)) == (~mine[f'hit.{judge}']).sum()
+        tab.select_option('#verdict', ''); tab.select_option('#checks', 'invalid')
+        assert len(_votes(tab)) == (~mine.valid).sum() and all('fails a check' in t for t in tab.locator('#rows th').all_inner_texts())
+        tab.select_option('#arm', '')
+        assert tab.inner_text('#shown') == f'{(~scores.valid).sum()} of {len(scores)} images'
+        tab.click('#tools button[type=reset]')
+        tab.wait_for_function(f'document.getElementById("shown").textContent === "{len(mine)} of {len(scores)} images"')
+        tab.select_option('#arm', '')
+        assert len(_votes(tab)) == 24
+        tab.click('#more')
+        assert len(_votes(tab)) == 48 and tab.evaluate('document.activeElement.closest("tr").rowIndex') == 25             # the focus is on the first new one
+        tab.select_option('#verdict', 'other'); tab.select_option('#arm', 'sfsl')
+        assert tab.inner_text('#rows') == 'No image is like that.'                                                        # each fools somebody
+
+
+def test_one_image_by_keyboard(run, page):
+    "A picture opens by Enter, shows what the files say, goes on by arrows, closes by Escape, and gives the focus back."
+    import pandas as pd
+    row = pd.read_csv(run/'scores.csv').query('arm == "untuned" and image == 3').iloc[0]
+    with opened(page) as tab:
+        assert not tab.is_visible('#detail')
+        picture = tab.get_by_role('button', name='references 0:')
+        picture.first.focus()
+        for _ in range(24 + 3): tab.keyboard.press('ArrowRight')
+        tab.keyboard.press('Enter')
+        assert tab.inner_text('#detail-title') == f'untuned 3: {row.votes} of 8 classifiers say humming<b>bird'
+        facts = tab.inner_text('#detail-facts')
+        for text in ('00003.png', 'a photo of a <i>untuned</i> feeder', '1003'): assert text in facts
+        import hashlib
+        assert hashlib.sha256((run/'images'/'untuned'/'00003.png').read_bytes()).hexdigest() in facts
+        for k, judge in enumerate(JUDGES):
+            names = tab.locator('.answers').nth(k).locator('.line span:first-child').all_inner_texts()
+            assert names == [one.rpartition('=')[0] for one in row[f'top5.{judge}'].split('|')]
+        assert tab.locator('#detail-alpha .line span:last-child').all_inner_texts() == [f'{row["alpha.0"]:.2f}', f'{row["alpha.3"]:.2f}']
+        assert tab.evaluate('document.getElementById("detail-picture").naturalWidth') == 64
+        tab.keyboard.press('ArrowRight')
+        assert tab.inner_text('#detail-title').startswith('untuned 4:')
+        tab.keyboard.press('Escape')
+        assert not tab.is_visible('#detail') and tab.evaluate('document.activeElement.alt').startswith('untuned 3:')
+
+
+def test_not_defined_says_why(page):
+    with opened(page) as tab:
+        cell = tab.locator('#table td', has_text='not defined').first
+        why = cell.locator('a').get_attribute('title')
+        assert why in tab.inner_text('.reasons') and cell.locator('a').get_attribute('href') == '#why-' + cell.locator('a').inner_text()
+        assert 'resnet999' in tab.inner_text('#left-out') and 'broken <i>.jpg' in tab.inner_text('#left-out')
+
+
+def test_without_javascript(page):
+    "All but the board is there to read."
+    with opened(page, java_script_enabled=False) as tab:
+        assert 'needs JavaScript' in tab.inner_text('#board') and not tab.is_visible('#tools')
+        assert '90%' in tab.inner_text('#summary') and tab.locator('#images img').count() == 5*24
+
+
+def test_leaderboard_sorts(run, tmp_path):
+    "A press on a heading sorts by that run, another one turns it round; the images of both runs are the same, so there are differences."
+    from spurnb.leaderboard import compare_audits
+    shutil.copytree(run, tmp_path/'again', ignore=shutil.ignore_patterns('images'))
+    metrics = json.loads((tmp_path/'again'/'metrics.json').read_text())
+    del metrics['classifiers'][JUDGES[0]]
+    metrics['judges'][JUDGES[1]]['weights'] = 'f'*12
+    (tmp_path/'again'/'metrics.json').write_text(json.dumps(metrics))
+    board, pairs = compare_audits([run, tmp_path/'again'], tmp_path/'board')
+    assert set(pairs.classifier) == {'mean', *JUDGES} and (pairs.value == 0).all()
+    rates = board[(board.run == 'made up') & (board.classifier != 'mean')].value.tolist()
+    with opened(tmp_path/'board'/'leaderboard.html') as tab:
+        def column(k): return [float(v) if (v := cell.get_attribute('data-value')) else None for cell in tab.locator(f'#rates tbody tr td:nth-child({k})').all()]
+        tab.click('#rates th:nth-child(2) button')
+        assert column(2) == [*sorted(rates, reverse=True), None] and tab.locator('#rates th:nth-child(2)').get_attribute('aria-sort') == 'descending'
+        tab.click('#rates th:nth-child(2) button')
+        assert column(2) == [*sorted(rates), None]                                   # the one that was not asked there stays last
+        tab.click('#rates th:nth-child(1) button')
+        names = tab.locator('#rates tbody th').all_inner_texts()
+        assert len(names) == 9 and names == sorted(names, key=str.lower)
+        assert tab.locator('#differences tbody tr').count() == 9

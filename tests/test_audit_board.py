@@ -1,0 +1,43 @@
+"The audit board in a real browser: JupyterLab is started, a small notebook is run, and its boxes and pictures are pressed."
+import csv
+
+import pytest
+
+from lab import jupyterlab, ran
+from made_up import made_up_run
+
+CODE = """from spurnb.audit_board import AuditBoard
+AuditBoard('run')"""
+
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('lab')
+    made_up_run(folder/'run')
+    with jupyterlab(folder, CODE) as url: yield folder, url
+
+
+def test_a_stranger_looks_at_images(lab):
+    folder, url = lab
+    with open(folder/'run'/'scores.csv', newline='') as f: rows = [r for r in csv.DictReader(f) if r['arm'] == 'sfsl']
+    with ran(url) as tab:
+        output = tab.locator('.jp-OutputArea')
+        output.get_by_text('1 to 24 of 24 images').wait_for()                             # the main arm comes first
+        tiles = output.locator('button', has_text=' of 8')
+        assert [t.split()[0] for t in tiles.all_inner_texts()] == [r['votes'] for r in rows]
+        assert all('data:image/webp' in tile.evaluate('b => getComputedStyle(b).backgroundImage') for tile in tiles.all())
+        tiles.nth(5).click()
+        output.get_by_text(f'sfsl 5: {rows[5]["votes"]} of 8 say humming<b>bird').wait_for()
+        said = output.inner_text()
+        for name, value in rows[5].items():                                               # all eight, each with its five answers
+            if name.startswith('top5.'): assert name[5:] in said and all(one.rpartition('=')[0] in said for one in value.split('|'))
+        assert f'{float(rows[5]["alpha.3"]):.2f}' in said and 'a photo of a <i>sfsl</i> feeder' in said
+        failed = sum(r['valid'] == 'False' for r in rows)
+        output.locator('select').nth(3).select_option('fails a check')
+        output.get_by_text(f'1 to {failed} of {failed} images').wait_for()
+        assert sum(t.is_visible() for t in tiles.all()) == failed
+        output.locator('select').nth(0).select_option('all arms'); output.locator('select').nth(3).select_option('passed or not')
+        output.get_by_text('1 to 24 of 120 images').wait_for()
+        output.locator('button', has_text='next').click()
+        output.get_by_text('25 to 48 of 120 images').wait_for()
+        tab.screenshot(path=folder/'board.png')
