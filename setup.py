@@ -31,9 +31,9 @@ setup(
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
-    # the folders of the mini world hold no Python; as namespace packages they are found without a warning
+    # the folders of data hold no Python; as namespace packages they are found without a warning
     packages=find_namespace_packages(str(here), include=[name, f'{name}.*']),
-    package_data={name: ['mini/**/*', 'templates/**/*']},
+    package_data={name: ['mini/**/*', 'templates/**/*', 'facts/*']},
     include_package_data=True,
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),

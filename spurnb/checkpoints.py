@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .core import UserError, atomic, get_device, pick, read_json, settings_hash, sha256, write_json
 from .data import mini_file
+from .downloads import hub_trouble
 
 # %% ../nbs/04a_checkpoints.ipynb #8d04d192
 log = logging.getLogger('spurnb')
@@ -88,8 +89,9 @@ def load_pipeline(
     try:
         with _quiet(local): pipe = diffusers.DiffusionPipeline.from_pretrained(source, local_files_only=local, **{key: getattr(torch, dtype)}, **_absent(source))
     except (OSError, ValueError, KeyError) as e:
+        if not local: raise UserError(f'cannot load a pipeline: {hub_trouble(str(name), e)}.') from e
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise UserError(f'cannot load a pipeline from {str(name)!r} ({why}); check the name, the network, and that it holds a model_index.json.') from e
+        raise UserError(f'cannot load a pipeline from {str(name)!r} ({why}); check that it holds a model_index.json and all that this names.') from e
     pipe.set_progress_bar_config(disable=True)      # whoever draws many images has a bar of their own
     return pipe.to(device)
 

@@ -35,19 +35,24 @@ def mini_target(name:str): # a class of the mini world
     return Target(name, CLASSES.index(name), context, f'{variant} {context}', tuple(CLASSES))
 
 # %% ../nbs/02_data.ipynb #783cfdad
+@lru_cache
+def _imagenet(): # names, WordNet ids and meanings of the classes
+    from timm.data import ImageNetInfo
+    info = ImageNetInfo()
+    words, meant = (tuple(info.index_to_description(i, detailed=d) for i in range(info.num_classes())) for d in (False, True))
+    return words, tuple(info.label_names()), tuple(m.partition(': ')[2] for m in meant)
+
 def imagenet_target(
     name:str, # number, WordNet id or name of an ImageNet-1k class
     feature:str='', # the spurious feature in words, for the report
 ): # `spurnb.data.Target`
     "A class of ImageNet-1k; a `UserError` when the name is unknown, or used for several classes."
-    from timm.data import ImageNetInfo
-    info = ImageNetInfo()
-    words, ids = [info.index_to_description(i) for i in range(info.num_classes())], info.label_names()
+    words, ids, meant = _imagenet()
     names = [[s.strip().lower() for s in w.split(',')] for w in words]
     wanted = str(name).strip().lower()
     found = [i for i in range(len(words)) if wanted in (str(i), ids[i], *names[i])]
     if not found: pick(wanted, sorted({s for some in names for s in some}), 'class of ImageNet')
-    if len(found) > 1: raise UserError(f'{name!r} is the name of {len(found)} classes of ImageNet; give a number instead: {", ".join(f"{i} ({ids[i]})" for i in found)}.')
+    if len(found) > 1: raise UserError(f'{name!r} is the name of {len(found)} classes of ImageNet; give a number instead: ' + '; '.join(f'{i} ({ids[i]}, {words[i]}: {meant[i][:60].rstrip()})' for i in found) + '.')
     return Target(words[found[0]].split(',')[0], found[0], feature, feature, tuple(words))
 
 # %% ../nbs/02_data.ipynb #f10ca0cd

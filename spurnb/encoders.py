@@ -18,6 +18,7 @@ from torch import nn
 
 from .core import UserError, atomic, get_device, pick, positive, sha256
 from .data import mini_file
+from .downloads import hub_trouble
 
 # %% ../nbs/02a_encoders.ipynb #6f2465b3
 def small_resnet(
@@ -212,7 +213,7 @@ def fetch_pinned(
     "A file of the hub; a `UserError` when it cannot be fetched, or is not the one that was first seen under this name."
     from huggingface_hub import constants, hf_hub_download
     try: path = Path(hf_hub_download(repo, file))
-    except Exception as e: raise UserError(f'cannot fetch {file!r} from {repo} ({" ".join(str(e).split())[:200]}); check the network.') from e
+    except Exception as e: raise UserError(f'cannot fetch {file!r}: {hub_trouble(repo, e)}.') from e
     pin, found = Path(constants.HF_HOME)/'spurnb-pins'/repo/f'{file}.sha256', sha256(path)
     if not pin.exists():
         with atomic(pin) as part: part.write_text(found)
@@ -239,7 +240,7 @@ def load_encoder(
     else:
         if ':' not in name: pick(name.split('.')[0], ['mini', *timm.list_models()], 'encoder')  # 'hf-hub:...' passes
         try: model = timm.create_model(name, pretrained=pretrained)
-        except Exception as e: raise UserError(f'cannot get the timm model {name!r} ({" ".join(str(e).split())[:200]}); check the name and the network.') from e
+        except Exception as e: raise UserError(f'cannot get the timm model: {hub_trouble(name, e)}.') from e
         own = timm.data.resolve_model_data_config(model)
         how = dict(size=own['input_size'][-1], mean=own['mean'], std=own['std'])
     return Encoder(model, **how, **options).to(get_device(device))

@@ -13,6 +13,7 @@ import torch, torch.nn.functional as F
 
 from .core import UserError
 from .data import mini_file
+from .downloads import hub_trouble
 
 # %% ../nbs/04_prediction.ipynb #afd412e1
 PREDICTIONS = ('epsilon', 'v_prediction', 'sample', 'flow')
@@ -116,5 +117,5 @@ def load_tiny(
     "Load a tiny decoder; a `UserError` when it cannot be read."
     from diffusers import AutoencoderTiny
     try: tiny = AutoencoderTiny.from_pretrained(mini_file('tiny_decoder') if name == 'mini' else name, local_files_only=name == 'mini' or Path(name).is_dir())
-    except (OSError, ValueError) as e: raise UserError(f'cannot load a tiny decoder from {str(name)!r} ({str(e).splitlines()[0]}); check the name and the network.') from None
+    except (OSError, ValueError) as e: raise UserError(f'cannot load a tiny decoder: {hub_trouble(str(name), e)}.') from None
     return tiny.float().eval().requires_grad_(False)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from .core import UserError, atomic, get_device, pick, settings_hash, sha256
 from .data import Target, mini_class_images, mini_file, mini_null_images, mini_record, mini_references
+from .downloads import hub_trouble
 from .encoders import read_tensors
 from .judges import Judge, JudgeFailed
 from .scenes import CLASSES
@@ -178,8 +179,7 @@ def load_judge(
     try: return _loader(name)(name, device, protocol, classes)
     except UserError: raise
     except Exception as e:
-        why = ' '.join((str(e).strip() or type(e).__name__).split('\n')[:2])
-        raise JudgeFailed(f'cannot get the weights of {name!r} ({why[:200]}); check the name and the network, or take one of {", ".join(mini_judges())}.') from e
+        raise JudgeFailed(f'cannot get the weights of {name!r}: {hub_trouble(re.sub("^(hf-hub|hf_hub|transformers|torchvision):", "", name), e)}, or take one of {", ".join(mini_judges())}.') from e
 
 # %% ../nbs/07e_zoo.ipynb #33bb1cd0
 IMAGENET_INPUT = dict(input_size=(3, 224, 224), interpolation='bilinear', crop_pct=224/256, mean=(.485, .456, .406), std=(.229, .224, .225))

@@ -25,11 +25,23 @@ def refused(capsys, **options):
     (dict(n='many'), "--n is 'many'"),
     (dict(seeds=0), 'seeds is 0'),
     (dict(device='tpu'), "'tpu'"),
+    (dict(set='stepps=3'), "'steps'"),
+    (dict(settings='nowhere.json'), "no file 'nowhere.json'"),
+    (dict(data='feeders'), 'as in the preset sd15'),
+    (dict(preset='sd15', train='mini'), 'as in the preset sd15'),
     (dict(arms='guide'), "'guided'"),
 ])
 def test_options_are_refused_before_anything_is_written(capsys, tmp_path, options, expected):
     assert expected in refused(capsys, out=str(tmp_path/'run'), **options)
     assert not (tmp_path/'run').exists()
+
+
+def test_settings_from_a_file_and_from_options(capsys, tmp_path):
+    "An earlier run's settings, one of them changed; options go before `--set`'s, and these before the file's."
+    write_json(tmp_path/'config.json', dict(version='0', settings=dict(target='koala', steps=7, n=9, prior=5)))
+    spurnb_run(settings=str(tmp_path/'config.json'), set='n=8 prior=6', steps='4', show=True)
+    said = capsys.readouterr().out.splitlines()
+    for line in ('* target = koala', '* steps = 4', '* n = 8', '* prior = 6', '  seed = 0'): assert any(l.startswith(line + '  #') for l in said), line
 
 
 def test_a_folder_of_something_else_is_left_alone(capsys, tmp_path):

@@ -1,0 +1,295 @@
+"The full-scale path against servers on this machine: `spurnb_run --preset sd15` and the tutorial from end to end, and what happens when the far ends fail."
+import io, json, os, stat, subprocess, sys, zipfile
+from pathlib import Path
+
+import pytest
+
+from server import HUB, JUDGES, SMALL, Server, full_scale, spurious_zip
+from spurnb.core import UserError, sha256
+from spurnb.downloads import download, unpack
+from spurnb.spurious_imagenet import load_spurious_imagenet
+
+root = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    "Everything a run at full scale asks for, tiny; -> server, folder with `imagenet`."
+    folder = tmp_path_factory.mktemp('world')
+    server = full_scale(folder)
+    yield server, folder
+    server.stop()
+
+
+def python(*args, **env):
+    return subprocess.run([sys.executable, *map(str, args)], text=True, capture_output=True, cwd=root/'tests', env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]), MPLBACKEND='agg') | env)
+
+
+def fetch(server, path, faults, name='f.bin', data=bytes(range(256))*300, **how):
+    "A download from a server with faults; -> the file, or the sentence, and the waits in between."
+    server.files[name], server.faults[f'/{name}'], waits = data, list(faults), []
+    try: return download(f'{server.address}/{name}', path/name, pause=waits.append, **how), waits
+    except UserError as e: return str(e), waits
+
+
+def test_cut_connections_are_continued(server, tmp_path):
+    data = bytes(range(256))*300
+    file, waits = fetch(server, tmp_path, ['cut', 'cut'])
+    assert file.read_bytes() == data and waits == [1, 2]
+    assert [r for _, _, r in server.asked] == [None, 'bytes=38400-', 'bytes=57600-']     # only the rest is asked for
+    assert json.loads((tmp_path/'f.bin.json').read_text()) == dict(url=f'{server.address}/f.bin', bytes=len(data), sha256=sha256(data))
+    assert download('http://127.0.0.1:9/f.bin', file) == file                            # there: nobody is asked
+
+
+def test_a_later_call_goes_on_and_another_version_starts_again(server, tmp_path):
+    said, waits = fetch(server, tmp_path, ['cut']*3, tries=3)
+    assert 'cut after 67,200 of 76,800 bytes, 3 attempts' in said and 'goes on where it stopped' in said and '\n' not in said
+    server.asked.clear()
+    file, _ = fetch(server, tmp_path, [])
+    assert server.asked[0][2] == 'bytes=67200-' and file.read_bytes() == bytes(range(256))*300
+    file.unlink()
+    fetch(server, tmp_path, ['cut'], tries=1)
+    new = bytes(reversed(range(256)))*300
+    assert fetch(server, tmp_path, [], data=new)[0].read_bytes() == new                  # not half of one and half of the other
+    file.unlink()
+    fetch(server, tmp_path, ['cut'], tries=1)
+    assert fetch(server, tmp_path, ['no range'])[0].read_bytes() == bytes(range(256))*300 # a server that cannot continue
+
+
+@pytest.mark.parametrize('faults, expected', [
+    (['too long']*5, '76,800 of 77,800 bytes'),
+    ([(404,)], 'there is nothing at'),
+    ([(401,)], 'refuses access (HTTP 401)'),
+    ([(403,)], 'refuses access (HTTP 403)'),
+    ([(503,)]*5, 'HTTP 503, 5 attempts'),
+    ([(429, {'Retry-After': '4000'})], 'asks to come back in 4000 seconds'),
+])
+def test_what_cannot_be_had_is_one_sentence(server, tmp_path, faults, expected):
+    said, _ = fetch(server, tmp_path, faults)
+    assert expected in said and '\n' not in said and not (tmp_path/'f.bin').exists()
+
+
+def test_a_short_wait_is_kept_and_a_mirror_is_tried(server, tmp_path):
+    file, waits = fetch(server, tmp_path, [(429, {'Retry-After': '7'}), (500,)])
+    assert file.exists() and waits == [7, 2]
+    server.files['there'] = b'copy'
+    assert download([f'{server.address}/gone', f'{server.address}/there'], tmp_path/'mirrored', pause=lambda s: None).read_bytes() == b'copy'
+
+
+def test_limits_checksum_and_offline(server, tmp_path, monkeypatch):
+    assert 'at most 0.0 are expected' in fetch(server, tmp_path, [], most=1000)[0]
+    assert 'not the file that is expected' in fetch(server, tmp_path, [], digest='0'*64)[0] and not list(tmp_path.glob('*.download'))
+    assert fetch(server, tmp_path, [], digest=sha256(bytes(range(256))*300))[0].exists()
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    assert 'HF_HUB_OFFLINE is set' in fetch(server, tmp_path, [], name='g.bin')[0]
+
+
+def archive(path, *members, **how):
+    "A zip file with members as (name or ZipInfo, data)."
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as z:
+        for name, data in members: z.writestr(name, data)
+    return path
+
+
+def link():
+    info = zipfile.ZipInfo('images/link')
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+@pytest.mark.parametrize('name, expected', [('../evil', 'leads out of the folder'), ('images/../../evil', 'leads out'), ('..\\evil', 'leads out'), ('/etc/evil', 'an absolute path'), ('C:\\evil', 'an absolute path'), (link(), 'a link or device')])
+def test_archives_that_want_out_are_refused_whole(tmp_path, name, expected):
+    file = archive(tmp_path/'a.zip', ('images/good.txt', 'x'), (name, '/etc/passwd'))
+    with pytest.raises(UserError, match=expected): unpack(file, tmp_path/'out'/'deep')
+    assert [p.name for p in tmp_path.rglob('*') if p.is_file()] == ['a.zip']
+
+
+def test_bombs_lies_and_damage(tmp_path):
+    with pytest.raises(UserError, match='200 times'): unpack(archive(tmp_path/'bomb.zip', ('zeros', bytes(30_000_000))), tmp_path/'out')
+    with pytest.raises(UserError, match='more than the 100,000 of 0.00 GB'): unpack(archive(tmp_path/'many.zip', ('a', os.urandom(5000))), tmp_path/'out', most=4000)
+    with pytest.raises(UserError, match='more than the 2 of'): unpack(archive(tmp_path/'files.zip', *((str(i), 'x') for i in range(3))), tmp_path/'out', files=2)
+    with pytest.warns(UserWarning), pytest.raises(UserError, match='twice'): unpack(archive(tmp_path/'twice.zip', ('a', 'x'), ('a', 'y')), tmp_path/'out')
+    good = archive(tmp_path/'good.zip', ('a', bytes(range(256))*100)).read_bytes()
+    for torn in (good[:-40], good[:20] + bytes(40) + good[60:], b'<html>Please log in</html>'):
+        (tmp_path/'torn.zip').write_bytes(torn)
+        with pytest.raises(UserError, match='no zip file, or damaged'): unpack(tmp_path/'torn.zip', tmp_path/'out')
+    assert not (tmp_path/'out').exists()
+
+
+def test_spurious_imagenet_of_the_real_shape(world, tmp_path):
+    server, _ = world
+    data = load_spurious_imagenet(f'{server.address}/images_100_classes.zip', tmp_path)
+    table = data.table()
+    assert len(data) == 100 == table.class_index.nunique() and not data.unknown and table.images.sum() == 99*10 + 26
+    birds = data['hummingbird']
+    assert birds.component == 1 and len(birds.pictures) == 26 and birds.left_out['unreadable'] == {}
+    zipped = next(tmp_path.rglob('images_100_classes.zip'))
+    assert load_spurious_imagenet(zipped, tmp_path).root == data.root and load_spurious_imagenet(data.root)['koala'].component == 2     # the zip, and the folder
+
+
+def test_an_archive_that_is_not_the_table_s(tmp_path):
+    for name in ('spurious_class_94_x_7', 'spurious_class_1_x_1'):
+        file = archive(tmp_path/f'{name}.zip', (f'images/{name}/1.jpg', 'x'))
+        with pytest.raises(UserError, match='no folder .* is one of Spurious ImageNet'): load_spurious_imagenet(file, tmp_path)
+    with pytest.raises(UserError, match='both show component 1 of class 94'): load_spurious_imagenet(archive(tmp_path/'two.zip', ('a/x_y_94_z_1/1.jpg', 'x'), ('b/x_y_94_1/1.jpg', 'x')), tmp_path)
+
+
+def parquet(path, labels, side=8):
+    "A parquet file as ImageNet's on the hub, two rows a group; picture i has red 20 i in its corner."
+    import numpy as np
+    from PIL import Image
+    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    def picture(i):
+        out, pixels = io.BytesIO(), np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        pixels[0, 0, 0] = 20*i
+        Image.fromarray(pixels).save(out, 'PNG')
+        return dict(bytes=out.getvalue(), path=f'{i}.png')
+    pq.write_table(pa.table(dict(image=[picture(i) for i in range(len(labels))], label=labels)), path, row_group_size=2)
+
+
+def test_parquet_reads_only_what_holds_the_class(tmp_path, monkeypatch):
+    parquet(tmp_path/'train-0.parquet', [94, 7, 7, 7, 94, 94, 7, 7])
+    from spurnb.imagenet import class_pictures, parquet_plan
+    monkeypatch.setenv('HF_HOME', str(tmp_path/'home'))
+    plan = parquet_plan([tmp_path/'train-0.parquet'], 94)
+    assert [(g, rows) for _, g, rows, _ in plan] == [(0, [0]), (2, [0, 1])] and all(size > 0 for *_, size in plan)
+    assert [p.getpixel((0, 0))[0] for p in class_pictures(tmp_path, 'hummingbird')] == [0, 80, 100]
+    assert len(parquet_plan([tmp_path/'train-0.parquet'], 94, n=1)) == 1
+    with pytest.raises(UserError, match='are allowed'): class_pictures(tmp_path, 7, most=10)
+
+
+def test_imagenet_on_the_hub(server, tmp_path):
+    "Of a data set on the hub only the labels and the row groups of the class are fetched; gated, it says what to click."
+    name, script = 'datasets/ILSVRC/imagenet-1k', """
+import sys
+from spurnb.imagenet import class_pictures
+try: print(*[p.getpixel((0, 0))[0] for p in class_pictures('ILSVRC/imagenet-1k', 'hummingbird', split=sys.argv[1])])
+except ValueError as e: print(e)
+"""
+    for file, labels in (('train', [7, 7, 94, 94, 7, 7, 7, 7, 7, 7]), ('validation', [7, 94])): parquet(tmp_path/f'{file}.parquet', labels, 300)
+    server.hub[name] = {f'data/{f}-00000-of-00001.parquet': (tmp_path/f'{f}.parquet').read_bytes() for f in ('train', 'validation')}
+    for split, expected in (('train', '40 60'), ('val', '20')): assert python('-c', script, split, **server.environment(tmp_path/'home')).stdout.strip() == expected
+    parts = [tuple(map(int, r.removeprefix('bytes=').split('-'))) for _, path, r in server.asked if r and 'train' in path]
+    assert 0 < sum(b - a + 1 for a, b in parts) < .6*len(server.hub[name]['data/train-00000-of-00001.parquet'])
+    server.refused[name] = (403, b'gated', {'X-Error-Code': 'GatedRepo'})
+    said = python('-c', script, 'train', **server.environment(tmp_path/'elsewhere')).stdout
+    assert 'is gated; open' in said and '/datasets/ILSVRC/imagenet-1k in a browser, log in and accept its terms, then run `hf auth login`' in said
+
+
+def test_the_hub_s_refusals_are_explained(world, tmp_path):
+    "Gated, gone, without rights, too many, incomplete, and offline: each in one sentence with its cure."
+    server, _ = world
+    server.refused |= {'gated/model': (403, b'gated', {'X-Error-Code': 'GatedRepo'}), 'strange/model': (401, b'who?'), 'busy/model': (429, b'slow down', {'Retry-After': '1'})}
+    script = '''
+import sys
+from spurnb.checkpoints import load_pipeline
+from spurnb.encoders import load_encoder
+from spurnb.prediction import load_tiny
+from spurnb.zoo import load_judge
+for what in sys.argv[1:]:
+    kind, _, name = what.partition('=')
+    try: dict(pipe=load_pipeline, encoder=load_encoder, tiny=load_tiny, judge=load_judge)[kind](name); print('loaded', name)
+    except ValueError as e: print(name, '|', e)
+'''
+    asked = ['pipe=runwayml/stable-diffusion-v1-5', 'tiny=nobody/taesd', 'judge=hf-hub:nobody/model', 'encoder=madry:resnet18_l2_eps3', 'pipe=gated/model', 'tiny=strange/model', 'tiny=busy/model', f'tiny={HUB["taesd"]}']
+    r = python('-c', script, *asked, **server.environment(tmp_path))
+    lines = r.stdout.splitlines()
+    assert len(lines) == len(asked), r.stdout + r.stderr
+    for line, expected in zip(lines, ["take its mirror 'stable-diffusion-v1-5/stable-diffusion-v1-5'", "no 'nobody/taesd' on the hub", "no 'nobody/model' on the hub", "lacks a file", "'gated/model' is gated; open", "refuses access to 'strange/model' (HTTP 401)", 'too many requests (HTTP 429)', 'loaded']): assert expected in line, line
+    offline = python('-c', script, f'tiny={HUB["taesd"]}', f'pipe={HUB["sd"]}', **server.environment(tmp_path) | dict(HF_HUB_OFFLINE='1')).stdout.splitlines()
+    assert offline[0].startswith('loaded') and 'HF_HUB_OFFLINE is set' in offline[1]
+
+
+def test_the_whole_job_at_full_scale(world, tmp_path):
+    "What a user types, with sizes cut down: references from the archive, Madry's encoder, Stable Diffusion, classifiers from timm, a report."
+    server, folder = world
+    data = ['--train', folder/'imagenet', '--val', folder/'imagenet', '--out', tmp_path/'run', '--device', 'cpu']
+    r = python('-m', 'spurnb.pipeline', '--preset', 'sd15', '--target', 'hummingbird', '--set', SMALL + ',hf-hub:nobody/model', *data, **server.environment(tmp_path/'home'))
+    assert r.returncode == 0, r.stdout + r.stderr
+    assert 'expected memory' in r.stdout and 'expected time here' in r.stdout and 'report:' in r.stdout
+    config = json.loads((tmp_path/'run'/'config.json').read_text())['settings']
+    assert (config['data'], config['encoder'], config['generator'], config['steps']) == ('spurious_imagenet', 'madry:resnet50_l2_eps3', HUB['sd'], 2)
+    metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
+    assert metrics['target'] | dict(prompted=0) == dict(name='hummingbird', index=94, feature='feeder', prompted=0, classes=1000)
+    assert list(metrics['arms']) == ['references', 'untuned', 'prompted', 'dreambooth', 'sfsl', 'other_context'] and list(metrics['classifiers']) == list(JUDGES)
+    assert list(metrics['left_out']) == ['hf-hub:nobody/model'] and "no 'nobody/model' on the hub" in r.stderr      # said before the long work, and in the record
+    assert metrics['references'] == 4 and metrics['held_out'] == 20 and metrics['near_copy_threshold'] is not None
+    assert all(m['accuracy']['n'] == 6 for m in metrics['judges'].values()) and metrics['arms']['sfsl']['auc']['n']
+    record = json.loads((tmp_path/'run'/'components.json').read_text())
+    assert len(record['references']) == 4 and 'other features of Spurious ImageNet' in record['seen_from'] and len(record['chosen']) == 1
+    assert (tmp_path/'run'/'report.html').stat().st_size > 50_000 and 'Traceback' not in r.stderr
+
+
+def test_stable_diffusion_counted_from_its_configuration(tmp_path):
+    "The shapes of Stable Diffusion 1.5, without a weight: adapters fit a card of 15 GB, all weights do not, and the message says what would."
+    import torch
+    from dataclasses import replace
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextConfig
+    from spurnb.needs import check_room, count, needs, shapes_of
+    from spurnb.presets import PRESETS
+    with torch.device('meta'):
+        UNet2DConditionModel(sample_size=64, cross_attention_dim=768).save_config(tmp_path/'sd'/'unet')
+        AutoencoderKL(block_out_channels=(128, 256, 512, 512), down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4, layers_per_block=2, sample_size=512).save_config(tmp_path/'sd'/'vae')
+        AutoencoderTiny().save_config(tmp_path/'taesd')
+    CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12).save_pretrained(tmp_path/'sd'/'text_encoder')
+    parts = dict(unet=['diffusers', 'UNet2DConditionModel'], vae=['diffusers', 'AutoencoderKL'], text_encoder=['transformers', 'CLIPTextModel'], tokenizer=['transformers', 'CLIPTokenizer'])
+    (tmp_path/'sd'/'model_index.json').write_text(json.dumps(dict(_class_name='StableDiffusionPipeline', **parts)))
+    shapes = shapes_of(str(tmp_path/'sd'))
+    assert {k: round(count(v)/1e6, 1) for k, v in shapes.parts.items()} == dict(unet=859.5, vae=83.7, text_encoder=123.1) and shapes.side == 512
+    full, lora = (replace(PRESETS[p], generator=str(tmp_path/'sd'), tiny=str(tmp_path/'taesd')) for p in ('sd15', 'sd15-lora-t4'))
+    check_room(needs(lora), lora, room=15e9)
+    found = needs(full)
+    assert found.training['optimiser'] == 12*sum(count(shapes.parts[p]) for p in ('unet', 'text_encoder'))
+    with pytest.raises(UserError, match='--set .lora_rank=8 .*larger card'): check_room(found, full, room=15e9)
+    check_room(found, full, room=24e9)
+
+
+def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):
+    server, folder = world
+    def show(*more): return python('-m', 'spurnb.pipeline', '--preset', 'sd15-lora-t4', '--device', 'cpu', '--show', *more, **server.environment(tmp_path/'home'))
+    r = show('--set', 'guidance=5 draw_batch=3')
+    assert r.returncode == 0 and '* guidance = 5.0' in r.stdout and '* lora_rank = 8' in r.stdout and '  seed = 0' in r.stdout and 'expected memory' in r.stdout, r.stderr
+    r = show('--target', 'crane')
+    assert r.returncode == 2 and 'wading bird' in r.stderr and 'lifts and moves heavy objects' in r.stderr and 'Traceback' not in r.stderr
+    assert not list((tmp_path/'home').rglob('*.safetensors')) # nothing but configurations
+
+
+def test_a_model_against_the_features(world, tmp_path):
+    "Two shards keep the answers, and the whole only counts; scores stand beside the published ones."
+    server, folder = world
+    def features(*more): return python('-m', 'spurnb.every_feature', ','.join(JUDGES + ('hf-hub:nobody/model',)), folder/'imagenet', '--classes', 'hummingbird,koala', '--out', tmp_path/'out', '--device', 'cpu', *more, **server.environment(tmp_path/'home'))
+    for shard in ('1/2', '2/2'): assert features('--shard', shard).returncode == 2            # one classifier cannot be had
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')}
+    r = features()
+    assert r.returncode == 2 and "no 'nobody/model' on the hub" in r.stdout and 'ConvNeXt-L 21k' in r.stdout and 'Traceback' not in r.stderr, r.stdout + r.stderr
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')} == kept
+    import pandas as pd
+    table, parts = pd.read_csv(tmp_path/'out'/'features.csv'), [pd.read_csv(tmp_path/'out'/f'features-{i}-of-2.csv') for i in (1, 2)]
+    assert table.class_index.tolist() == [94, 94, 105, 105] and pd.concat(parts).reset_index(drop=True).equals(table)
+    assert table.n.tolist() == [26, 26, 10, 10] and (table.n_class == 6).all() and ((table.ap_low <= table.ap) & (table.ap <= table.ap_high)).all()
+    means = pd.read_csv(tmp_path/'out'/'means.csv')
+    assert means.features.tolist() == [2, 2] and abs(means.ap[0] - table.ap[table.judge == JUDGES[0]].mean()) < 1e-9
+
+
+def test_the_tutorial_runs_with_only_the_endpoints_changed(world, tmp_path):
+    server, folder = world
+    run = '''
+import sys, nbformat
+from nbclient import NotebookClient
+nb = nbformat.read(sys.argv[1], 4)
+nb.cells = [c for c in nb.cells if '! [ -e /content ]' not in c.source]
+NotebookClient(nb, timeout=1500, resources=dict(metadata=dict(path=sys.argv[2]))).execute()
+print(''.join(o.get('text', '') for c in nb.cells for o in c.get('outputs', [])))
+'''
+    where = dict(SPURNB_TRAIN=str(folder/'imagenet'), SPURNB_VAL=str(folder/'imagenet'), SPURNB_SET=SMALL)
+    r = python('-c', run, root/'nbs'/'tutorials'/'01_full_scale.ipynb', tmp_path, **server.environment(tmp_path/'home') | where)
+    assert r.returncode == 0, r.stderr[-3000:]
+    assert 'spurious' in r.stdout and (tmp_path/'runs'/'hummingbird-0'/'report.html').is_file()
