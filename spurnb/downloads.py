@@ -149,7 +149,7 @@ def unpack(
     path, folder = Path(path), Path(folder)
     try:
         with zipfile.ZipFile(path) as archive, atomic(folder) as part:
-            members, left = checked_members(archive, most, files), most
+            members = checked_members(archive, most, files)
             part.mkdir()
             for m in track(members, f'unpacking {path.name}'):
                 to = part/m.filename.replace('\\', '/')

@@ -20,7 +20,7 @@ from .folders import Pictures
 from .judges import Judge, JudgeFailed, cached_logits, processes, question, remembered, share_out, weights_hash
 from .meters import Meters, load_meters, validity
 from .similarity import closeness, directions, diversity, lpips_diversity, lpips_to, near_copies, unit_features, vendi
-from .stats import (NOTHING, bootstrap, consistency, fleiss_kappa, hits, holm, mcnemar, mean_interval, mean_rate, measure, next_judge_rate, paired_difference,
+from .stats import (bootstrap, consistency, fleiss_kappa, hits, holm, mcnemar, mean_interval, mean_rate, measure, next_judge_rate, paired_difference,
     score_intervals, spurious_rate, spurious_score, t_interval, weighted_bootstrap, why_no_kappa, wilson)
 from .zoo import load_judge, mini_judges
 

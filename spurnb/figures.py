@@ -16,7 +16,7 @@ from .core import atomic, to_pil
 # %% ../nbs/08a_figures.ipynb #2588d420
 ARMS = dict(
     references='pictures of the feature, not generated', untuned='generator as it was, plain prompt',
-    prompted='generator as it was, fullest prompt', dreambooth='tuned on the references',
+    prompted='generator as it was, fullest prompt', guided='generator as it was, steered by the encoder while it draws', dreambooth='tuned on the references',
     sfsl='tuned with the similarity loss added', background='backgrounds alone', other_context='features of other classes',
     images='the folder that was given') # arm -> in words
 NULLS = ('background', 'other_context') # arms that show neither the object nor the feature
@@ -181,6 +181,9 @@ def cautions(
     if arm == 'sfsl' and base is not None and most and base < .8*most:
         out.append(f'DreamBooth shows the feature in {percent(base)} of its images, less than 0.8 of the {percent(most)} of the references. '
                    'Unless more steps no longer raise that, it was not tuned enough to be a fair baseline.')
+    found = metrics.get('separation')
+    if arm == 'sfsl' and found and found['p'] > .05:
+        out.append(f'The references have no more of the chosen component than other images have (AUC {found["auc"]:.2f}, p {found["p"]:.2g}): this encoder does not look at the feature, so the similarity loss had nothing to raise.')
     if copies and (copies['low'] or 0) > .05: out.append('{} of the images are near copies of a reference ({}), where 5% would be expected.'.format(*show(copies)))
     if arms[arm]['spurious_rate']['n'] < 30: out.append(f'There are only {arms[arm]["spurious_rate"]["n"]} images, so the intervals are wide.')
     return out + left_out(metrics)

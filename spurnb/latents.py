@@ -6,7 +6,7 @@
 __all__ = ['latent_moments', 'view_count', 'reference_view', 'image_order', 'step_draws']
 
 # %% ../nbs/04g_latents.ipynb #e1cd6c71
-from .core import UserError, generator
+from .core import generator
 
 # %% ../nbs/04g_latents.ipynb #dbe2dce2
 def latent_moments(

@@ -9,10 +9,9 @@ __all__ = ['CONTEXT', 'ENCODER', 'shapes_of', 'count', 'Pass', 'forward_pass', '
 # %% ../nbs/08z_needs.ipynb #b4e7c32b
 import importlib, os
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
-from .core import UserError, get_device
+from .core import UserError
 from .data import mini_file
 from .downloads import hub_trouble
 from .families import FAMILIES, ask, condition

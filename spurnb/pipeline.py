@@ -99,6 +99,7 @@ def draw_arms(settings, out, material, sfsl, device): # -> dict of images by arm
         images[arm] = manifest_images(generate(pipe, prompt, s.n, folder, arm, seed=s.seed, steps=s.sampling_steps, guidance=s.guidance, batch=s.draw_batch, guide=guide), folder)
     return images | material.null
 
+# %% ../nbs/09_pipeline.ipynb #7a1e46df
 def alpha_columns(pca, chosen, images, others=4): # -> dict: 'alpha.<component>' -> (n,) array over the images of all arms
     "Shares of the encoder's logit: of the chosen components and the next in contrast."
     import torch
@@ -136,6 +137,7 @@ def run(
                            meters=load_meters(device) if s.mini else None, encoder=encoder, cache=out/'logits', centre=pca.phi_mean, paired=(*PAIRED, *s.arms))
     scores = scores.assign(**alpha_columns(pca, chosen, images))
     metrics['left_out'] = missing | left_out | metrics['left_out']
+    metrics['separation'] = chosen['separation']
     write_json(out/'metrics.json', metrics)
     with atomic(out/'scores.csv') as tmp: scores.to_csv(tmp, index=False)
     from spurnb.report import arm_grid, save_figure, write_report
