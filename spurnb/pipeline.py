@@ -57,8 +57,14 @@ def train_arm(arm, settings, out, pipe_name, material, prior, sfsl, device): # -
     same = {k: getattr(s, k) for k in ('steps', 'batch', 'prior_batch', 'lr_unet', 'lr_text', 'prior_weight', 'min_snr', 'seed', 'train_text_encoder', 'lora_rank', 'accumulate', 'checkpointing', 'precision')}
     how = FinetuneSettings(instance_prompt=instance_prompt(s, material.target), class_prompt=caption(context=material.target.feature), sfsl_weight=s.sfsl_weight if arm == 'sfsl' else 0., **same)
     pipe = load_pipeline(pipe_name, device)
-    finetune(pipe, material.references.images, prior, how, sfsl if arm == 'sfsl' else None, out, arm=arm, device=device)
+    finetune(pipe, material.references.images, prior, how, sfsl if arm == 'sfsl' else None, out, arm=arm, device=device, watch=_watch(s, device))
     return pipe
+
+def _watch(settings, device): # validation images with the judges' opinion of them, if the settings ask for it
+    from spurnb.watch import Watch
+    from spurnb.zoo import spurious_probe
+    s = settings
+    return Watch(every=s.look, seed=s.seed, steps=s.sampling_steps, guidance=s.guidance, probe=spurious_probe(s.target, device, s.judges)) if s.look else None
 
 def instance_prompt(settings, target): # -> str
     "The prompt with the new word: 'a photo of a sks feeder'."

@@ -61,6 +61,7 @@ class RunSettings:
     decoder:str = 'exact'        # and how it gets to pixels
     tiny:str = 'mini'            # the `AutoencoderTiny` of decoder 'tiny'
     min_snr:float = 0.           # gamma of min-SNR weighting; 0 does without
+    look:int = 0                 # draw validation images and ask the judges about them every so many training steps; 0 does without
     n:int = 64                   # generated images in an arm
     draw_batch:int = 16          # images drawn at a time
     sampling_steps:int = 20      # denoising steps of an image
@@ -79,6 +80,7 @@ class RunSettings:
             if positive(getattr(self, k), k) != int(getattr(self, k)): raise UserError(f'{k} is {getattr(self, k)!r}; give a whole number.')
         for a in self.arms: pick(a, EXTRA_ARMS, 'extra arm')
         positive(self.strength, 'strength')
+        if self.look: positive(self.look, 'look')
         if 'guided' in self.arms and self.features != 'alpha': raise UserError(f"the guided arm follows alpha, and features is {self.features!r}; leave one of the two out.")
         pick(self.select, ('seed', 'alpha', 'spurious'), 'way to select references')
         if (self.select == 'spurious') != bool(self.selectors): raise UserError("select 'spurious' and selectors go together: give both, or neither.")
