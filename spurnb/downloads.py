@@ -187,7 +187,7 @@ def hub_trouble(
     offline = os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE')
     page, codes = f'{constants.ENDPOINT}/{repo}', [c for c in map(_status, causes) if c]
     if one(errors.GatedRepoError): return f'{repo!r} is gated; open {page} in a browser, log in and accept its terms, then run `hf auth login` (or set HF_TOKEN) and the same command again'
-    if offline: return f'{repo!r} is not on this machine and HF_HUB_OFFLINE is set; unset it once, with the same HF_HOME'
+    if offline and one(OSError): return f'{repo!r} is not on this machine and HF_HUB_OFFLINE is set; unset it once, with the same HF_HOME'
     if 429 in codes: return f'the hub has had too many requests (HTTP 429); wait some minutes, set HF_TOKEN, and run the same command again'
     if one(errors.EntryNotFoundError) and not one(errors.LocalEntryNotFoundError): return f'{repo!r} lacks a file that is needed ({" ".join(str(error).split())[:120]}); check the name'
     if one(errors.RepositoryNotFoundError): return f'there is no {repo!r} on the hub, or not for this account: it may have been withdrawn, or be private; ' + (f'take its mirror {MOVED[repo]!r}' if repo in MOVED else 'check the name, set HF_TOKEN, or give a mirror or a folder')
