@@ -12,6 +12,12 @@ from spurnb.spurious_imagenet import load_spurious_imagenet
 root = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def reachable(monkeypatch):
+    "The servers are on this machine, also where the hub is switched off."
+    monkeypatch.delenv('HF_HUB_OFFLINE', raising=False)
+
+
 @pytest.fixture
 def server():
     server = Server()
