@@ -268,17 +268,20 @@ def test_flagged_images_are_redrawn_even_when_they_are_not_black(tiny_folder, fo
     assert len({*frame.seed} - {*plain.seed}) == (frame.redraws > 0).sum()
 
 
+def told(tiny_folder, out, batch=4): return list(map(str, [PROMPT, '--model', tiny_folder, '--out', out, '--n', 22, '--batch', batch, '--steps', 40, '--device', 'cpu']))
+
+
 @pytest.fixture(scope='module')
-def by_one(pipe, tmp_path_factory):
+def by_one(tiny_folder, tmp_path_factory):
+    "Drawn by one process with one thread, as each of the two has: the same bytes are promised for equal threads."
     folder = tmp_path_factory.mktemp('by_one')/'out'
-    generate(pipe, PROMPT, 22, folder, batch=4, steps=40)
+    subprocess.run(command(*told(tiny_folder, folder)), env=ENV, check=True, capture_output=True)
     return folder
 
 
 def by_two(tiny_folder, out, batch=4):
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', '--', 'spurnb.generate'] # without the two dashes torchrun takes --n for its own
-    told = map(str, [PROMPT, '--model', tiny_folder, '--out', out, '--n', 22, '--batch', batch, '--steps', 40, '--device', 'cpu'])
-    return subprocess.Popen([*launch, *told], env=dict(ENV, ACCELERATE_USE_CPU='true'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*launch, *told(tiny_folder, out, batch)], env=dict(ENV, ACCELERATE_USE_CPU='true'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='gloo')
