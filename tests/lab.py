@@ -49,7 +49,11 @@ def ran(url):
         tab = browser.new_context(viewport=dict(width=1400, height=800)).new_page()
         tab.set_default_timeout(150_000)
         tab.goto(url)
-        tab.click('.jp-NotebookPanel-toolbar [data-command="notebook:restart-run-all"], .jp-NotebookPanel-toolbar [data-jp-item-name="restart-and-run"]')
-        tab.click('.jp-Dialog .jp-mod-accept')
+        for patience in (40_000, 60_000, 150_000):      # JupyterLab may lose what it sends to a kernel that is starting; then it is asked again
+            tab.click('.jp-NotebookPanel-toolbar [data-command="notebook:restart-run-all"], .jp-NotebookPanel-toolbar [data-jp-item-name="restart-and-run"]')
+            tab.click('.jp-Dialog .jp-mod-accept')
+            try: tab.locator('.jp-InputPrompt', has_text='[1]:').wait_for(timeout=patience)
+            except sync.TimeoutError: continue
+            break
         yield tab
         browser.close()
