@@ -83,8 +83,8 @@ def mini_references(target:str, n:int=8, held_out:int=64, seed:int=0): # -> Refe
     return References(images, apart, [f'{target} reference {i}' for i in range(n)], f'mini world, seed {seed}')
 
 def mini_class_images(target:str, n:int, seed:int=0): # -> tensor (n, 3, 64, 64) in [0,1]
-    "`n` pictures of class `target` as the classifiers know it: nine in ten beside the usual context."
-    return to_tensor(draw_scenes(class_scenes(target, n, seed)))
+    "`n` pictures of class `target` as the classifiers know it: nine in ten beside the usual context, unless the world's record says otherwise."
+    return to_tensor(draw_scenes(class_scenes(target, n, seed, mini_record()['settings'].get('strength', .9))))
 
 def mini_null_images(target:str, n:int, seed:int=0): # -> tensor (n, 3, 64, 64) in [0,1]
     "`n` pictures with neither an object nor the feature of `target`: backgrounds alone (even places) and other classes' contexts (odd places)."

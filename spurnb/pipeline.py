@@ -54,7 +54,7 @@ def train_arm(arm, settings, out, pipe_name, material, prior, sfsl, device): # -
     from spurnb.generate import load_pipeline
     from spurnb.trainer import FinetuneSettings
     s = settings
-    same = {k: getattr(s, k) for k in ('steps', 'batch', 'prior_batch', 'lr_unet', 'lr_text', 'prior_weight', 'min_snr', 'seed', 'train_text_encoder', 'lora_rank', 'accumulate', 'checkpointing', 'precision')}
+    same = {k: getattr(s, k) for k in ('steps', 'batch', 'prior_batch', 'lr_unet', 'lr_text', 'prior_weight', 'min_snr', 'seed', 'train_text_encoder', 'lora_rank', 'accumulate', 'checkpointing', 'precision', 'keep_state')}
     how = FinetuneSettings(instance_prompt=instance_prompt(s, material.target), class_prompt=caption(context=material.target.feature), sfsl_weight=s.sfsl_weight if arm == 'sfsl' else 0., **same)
     pipe = load_pipeline(pipe_name, device)
     finetune(pipe, material.references.images, prior, how, sfsl if arm == 'sfsl' else None, out, arm=arm, device=device, watch=_watch(s, device))
@@ -90,14 +90,15 @@ def _release(): # memory that nobody holds any more
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-def draw_arms(settings, out, material, sfsl, device): # -> dict of images by arm
-    "Every arm's images, one generator in memory at a time: the untuned one draws first, then each arm is trained and draws."
+def draw_arms(settings, out, material, sfsl, device, only=None): # -> dict of images by arm
+    "Images of every arm, or of those in `only`, one generator in memory at a time: the untuned one draws first, then each arm is trained and draws."
     from spurnb.finetune import prior_images
     from spurnb.generate import arm_prompts, generate, load_pipeline, manifest_images
     from spurnb.guided import Guide
     s, pipe, images = settings, load_pipeline(settings.generator, device), {'references': material.references.held_out}
     prior = prior_images(pipe, caption(context=material.target.feature), n=s.prior, seed=s.seed, folder=out/'prior', steps=s.sampling_steps, guidance=s.guidance, batch=s.draw_batch)
     for arm,prompt in arm_prompts(material.target, instance_prompt(s, material.target), 'guided' in s.arms).items(): # those of the untuned model come first
+        if only is not None and arm not in only: continue
         if arm in ('dreambooth','sfsl'):
             pipe = None; _release()
             pipe = train_arm(arm, s, out, s.generator, material, prior, sfsl, device)
@@ -119,6 +120,8 @@ def run(
     out=None, # the run's folder; 'runs/<target>-<seed>' by default
     fresh:bool=False, # remove what an earlier run left in `out`
     device:"str|None"=None, # 'cuda', 'mps' or 'cpu'; the best there is by default
+    only:"tuple|None"=None, # which arms to draw; all by default
+    pictures:bool=True, # also draw figures and the report; a study does without
 )->dict: # the metrics, as in `metrics.json`
     "References to report: PCA, components, prior images, two trainings, four arms of images, audit. Goes on where an earlier call stopped."
     check_torch()
@@ -135,9 +138,9 @@ def run(
     out = open_folder(out or Path('runs')/f'{s.target.replace(" ","_")}-{s.seed}', s, fresh)
     encoder = load_encoder(s.encoder, device, trust=s.trust)
     material = mini_material(s) if s.mini else photo_material(s, out, encoder, shapes_of(s.generator).side, device)
-    pca,chosen = describe_feature(s, out, material, encoder)
-    sfsl = SFSL(pca, chosen['chosen'], s.features, s.distance, decoder=s.decoder, references=material.references.images, tiny=load_tiny(s.tiny).to(device) if s.decoder == 'tiny' else None)
-    images = draw_arms(s, out, material, sfsl, device)
+    pca,chosen = describe_feature(s, out, material, encoder, pictures)
+    sfsl = SFSL(pca, chosen['chosen'], s.features, s.distance, s.reference, s.decoder, weight=s.timesteps, references=material.references.images, tiny=load_tiny(s.tiny).to(device) if s.decoder == 'tiny' else None)
+    images = draw_arms(s, out, material, sfsl, device, only)
     judging,left_out = ([load_judge(n, device) for n in names],missing) if s.mini else load_judges(names, device)
     metrics,scores = audit(images, judging, material.target, material.references.images, material.references.held_out, material.positives,
                            meters=load_meters(device) if s.mini else None, encoder=encoder, cache=out/'logits', centre=pca.phi_mean, paired=(*PAIRED, *s.arms))
@@ -146,6 +149,7 @@ def run(
     metrics['separation'] = chosen['separation']
     write_json(out/'metrics.json', metrics)
     with atomic(out/'scores.csv') as tmp: scores.to_csv(tmp, index=False)
+    if not pictures: return metrics
     from spurnb.report import arm_grid, save_figure, write_report
     save_figure(arm_grid(images), out/'figures'/'arms')
     write_report(out)
@@ -197,20 +201,31 @@ def _expected(settings, device): # lines: what the run needs, for a run of photo
     check_room(found, settings, device)
     return needs_text(found, device_speed(device, settings.precision))
 
-def _print_summary(summary, out):
-    import pandas as pd
-    print(pd.DataFrame(summary['runs']).round(2).to_string(index=False))
-    for k,d in summary['differences'].items(): print(f"{k}: {d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] over {d['n']} runs" if d['low'] is not None else f"{k}: {d['value']:+.3f}, one run")
-    print(summary['note']); print(f'summary: {out/"summary.json"}')
+def _several(settings, targets, seeds, out, fresh, device, shard): # several runs, and what is printed of them
+    from spurnb.claim import summary_text
+    if summary := run_all(settings, targets, seeds, out, fresh, device, shard): print(f'{summary_text(summary)}\nreport: {out/"study.html"}')
+
+def _study(settings, out, seeds, parts, device, shard): # the mini world's study, and what is printed of it
+    from spurnb.claim import finish_study, summary_text
+    from spurnb.study import known_seconds, expected_hours, run_study, share, study_jobs
+    if not settings.mini: raise UserError('the study is about the mini world; for photographs give --target and --seeds.')
+    jobs = share(study_jobs(seeds, parts), shard)
+    print(f'{len(jobs)} jobs, about {expected_hours(jobs, known_seconds(), out):.1f} hours in one process; what is known already is not done again', flush=True)
+    run_study(out, settings, run, seeds, parts, shard, device)
+    summary = finish_study(out, seeds)
+    if not summary: return print('the claim is not complete yet: other parts or shards are to come')
+    print(f'{summary_text(summary)}\nreport: {out/"study.html"}')
 
 @call_parse
 @polite
 def spurnb_run(
     target:str='', # Class to audit, or 'all' for the mini world's six; hummingbird by default
-    preset:str='mini', # Named settings to start from: mini, sd15, sd21, sdxl or sd15-lora-t4
+    preset:str='mini', # Named settings to start from: mini, sd15, sd21, sdxl or sd15-lora-t4; or study, which measures the claim on the mini world
     out:str='', # Folder of the run; runs/<target>-<seed> by default
     seed:int=None, # Of references, training and sampling; the first one with --seeds; 0 by default
-    seeds:int=1, # How many seeds to run, counted up from --seed
+    seeds:int=None, # How many seeds to run, counted up from --seed; 1 by default, 5 for the study
+    shard:str='', # Of several runs, only this share, such as 1/2 in one process and 2/2 in another
+    parts:str='', # Of the study, only these: baseline, loss, claim, steps, references, encoder, strength
     steps:str='', # Training steps of each fine-tuned arm
     n:str='', # Generated images in each arm
     judges:str='', # Classifiers that judge, separated by commas; the preset's by default
@@ -226,14 +241,18 @@ def spurnb_run(
 ):
     "The whole job: references, robust features, two fine-tunings, images, audit, report. Run it again to continue."
     changes = (file_changes(settings) if settings else {}) | read_changes(set) | _changes(steps, n, judges, arms, data=data, train=train, val=val, seed=seed, target=CLASSES[0] if target == 'all' else target)
-    s = settings_for(preset, **changes)
+    study, seeds = preset == 'study', (5 if preset == 'study' else 1) if seeds is None else positive(seeds, 'seeds')
+    if study and target: raise UserError('the study has classes of its own; leave --target out, or take the preset mini.')
+    s = settings_for('mini' if study else preset, **changes)
     targets,device = CLASSES if target == 'all' else [s.target],get_device(device or None)
     if show: print(settings_text(s))
     if not s.mini: print(_expected(s, device), flush=True)
     if show: return
-    if len(targets)*positive(seeds, 'seeds') > 1:
+    if study: return _study(s, Path(out or 'runs/study'), seeds, tuple(filter(None, parts.split(','))), device, shard)
+    if len(targets)*seeds > 1:
         out = Path(out or 'runs')/('' if out else 'all' if len(targets) > 1 else targets[0].replace(' ','_'))
-        return _print_summary(run_all(s, targets, range(s.seed, s.seed+seeds), out, fresh, device), out)
+        return _several(s, targets, range(s.seed, s.seed+seeds), out, fresh, device, shard)
+    if shard or parts: raise UserError('--shard and --parts share out several runs; give more seeds, --target all or the preset study.')
     out = Path(out or Path('runs')/f'{s.target.replace(" ","_")}-{s.seed}')
     metrics = run(s, out, fresh, device)
     from spurnb.report import cautions, findings, text_table
