@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUMMARY', 'over_seeds', 'value_of', 'difference_of', 'compare_runs', 'summarise', 'summary_text', 'runs_plot',
-           'curve_plot', 'fooled_plot', 'write_study', 'claim_record', 'finish_study']
+           'curve_plot', 'fooled_plot', 'write_study', 'choose_setting', 'claim_record', 'finish_study', 'load_study']
 
 # %% ../nbs/09b_claim.ipynb #42d55bb5
 import base64, io, json
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
-from .core import atomic, write_json
+from .core import atomic, read_json, write_json
 from .figures import COLOURS, MEASURES, NULLS, percent, reading, show, show_difference
 from .page import heat_class, render
 from .stats import measure, t_interval
@@ -181,7 +181,22 @@ def write_study(
     with atomic(out/'study.html') as part: part.write_text(html, encoding='utf-8')
     return summary
 
-# %% ../nbs/09b_claim.ipynb #e35a1b04
+# %% ../nbs/09b_claim.ipynb #b9d72045
+def choose_setting(
+    points:dict, # name of a setting -> runs {(class, seed): metrics}
+    arm:str, # whose images count
+)->tuple: # name of the best, rows (dicts) for a table
+    "The setting with the highest mean spurious rate among those that are valid in every class."
+    rows = []
+    for name, runs in points.items():
+        def worst(m, pick=min): return pick(value_of(r, arm, m) for r in runs.values())
+        feature = min(value_of(r, arm, 'feature_present')/max(value_of(r, 'references', 'feature_present'), 1e-9) for r in runs.values())
+        row = dict(setting=name, rate=float(np.mean([value_of(r, arm) for r in runs.values()])), feature=feature, absent=worst('object_absent'), copies=worst('near_copies', max))
+        rows.append(dict(row, valid=row['feature'] >= .8 and row['absent'] >= .95 and row['copies'] <= .1))
+    valid = [r for r in rows if r['valid']]
+    return max(valid, key=lambda r: r['rate'])['setting'] if valid else None, rows
+
+# %% ../nbs/09b_claim.ipynb #80a4160a
 def claim_record(
     runs:dict, # (class, seed) -> metrics, of classes that chose nothing
     development, # classes that did
@@ -196,7 +211,7 @@ def claim_record(
     return dict(command=command, development=list(development), classes=tree(value_of), differences={pair: found['all'] for pair, found in compare_runs(runs).items()},
                 validity=tree(lambda m, a: {k: value_of(m, a, k) for k in checks if k in m['arms'][a]}))
 
-# %% ../nbs/09b_claim.ipynb #1bbca88c
+# %% ../nbs/09b_claim.ipynb #6f3f5b04
 def finish_study(
     out, # folder of `study.run_study`
     seeds:int=5, # of the claim
@@ -212,3 +227,16 @@ def finish_study(
     if len(runs) < len(study_jobs(seeds, ('claim',))): return None
     write_json(out/'claim.json', claim_record(runs, DEVELOPMENT, command))
     return write_study(runs, out)
+
+# %% ../nbs/09b_claim.ipynb #47a28511
+def load_study(
+    file=None, # `study.json` of a study; None for the one of the package's own weights
+)->dict: # part -> world (a tuple, empty for the package's) -> point -> runs {(class, seed): record}
+    "The points of a finished or half-finished study."
+    from spurnb.data import mini_root
+    out = {}
+    for part, jobs in read_json(file or mini_root()/'study.json')['points'].items():
+        for key, points in jobs.items():
+            *world, target, seed = key.split('/')
+            for name, record in points.items(): out.setdefault(part, {}).setdefault(tuple(map(float, world)), {}).setdefault(name, {})[target, int(seed)] = record
+    return out

@@ -105,7 +105,7 @@ def train_variant(
     settings = replace(settings or WorldSettings(**record['settings']), strength=strength)
     if not 0 <= strength <= 1: raise UserError(f'strength is {strength!r}; give a share between 0 and 1.')
     if eps < 0: raise UserError(f'eps is {eps!r}; give 0 or more.')
-    shutil.copytree(base, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns('record.json', 'training'))
+    shutil.copytree(base, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns('record.json', 'study.json', 'training'))
     join_processes()
     models = {'encoder': train_encoder(out/'training', settings, eps)}
     if strength != record['settings'].get('strength', .9):
