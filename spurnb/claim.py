@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUMMARY', 'over_seeds', 'value_of', 'difference_of', 'compare_runs', 'summarise', 'summary_text', 'runs_plot',
-           'curve_plot', 'fooled_plot', 'write_study', 'choose_setting', 'claim_record', 'finish_study', 'load_study']
+           'curve_plot', 'fooled_plot', 'write_study', 'choose_setting', 'claim_record', 'claim_runs', 'finish_study',
+           'load_study']
 
 # %% ../nbs/09b_claim.ipynb #42d55bb5
 import base64, io, json
@@ -37,9 +38,13 @@ def difference_of(metrics, pair, name='spurious_rate'): # of 'later-earlier'; nu
     return None if a is None or b is None else a - b
 
 # %% ../nbs/09b_claim.ipynb #d60c593d
-def _rate(metrics, judge, arm):
+def _rate(metrics, judge, arm): # number, or None where the arm is missing
     found = metrics['classifiers'][judge].get(arm)
     return found['value'] if isinstance(found, dict) else found
+
+def _more(metrics, judge, first, second):
+    a, b = _rate(metrics, judge, first), _rate(metrics, judge, second)
+    return None if a is None or b is None else a - b
 
 def _of_class(runs, name): return {k: v for k, v in runs.items() if k[0] == name}
 
@@ -52,7 +57,7 @@ def compare_runs(
     for arm in one['arms']:
         if arm in (first, *NULLS): continue
         pair, judges = f'{first}-{arm}', list(one['classifiers'])
-        of_judge = {j: over_seeds(runs, lambda m: _rate(m, j, first) - _rate(m, j, arm)) for j in judges}
+        of_judge = {j: over_seeds(runs, lambda m: _more(m, j, first, arm)) for j in judges}
         out[pair] = dict(all=over_seeds(runs, lambda m: difference_of(m, pair)),
                          classes={c: over_seeds(_of_class(runs, c), lambda m: difference_of(m, pair)) for c in dict.fromkeys(c for c, _ in runs)},
                          judges=of_judge, next_judge=measure(t_interval([d['value'] for d in of_judge.values()]), len(judges)))
@@ -63,14 +68,15 @@ SUMMARY = ('spurious_rate', 'spurious_rate_valid', 'consistency_all', 'consisten
 
 def summarise(
     runs:dict, # (class, seed) -> metrics of a run
-)->dict: # runs (rows), arms {arm: {measure}}, worst {arm: measure}, compared (as of `compare_runs`), note
+)->dict: # runs (rows), arms {arm: {measure}}, classifiers {arm: {most, least}} fooled, compared (as of `compare_runs`), note
     "Every arm's main measures and the main arm's differences, with intervals over seeds."
     one, seeds = next(iter(runs.values())), len({s for _, s in runs})
     arms = {a: {m: over_seeds(runs, lambda r: value_of(r, a, m)) for m in SUMMARY if m in found} for a, found in one['arms'].items()}
-    worst = {a: over_seeds(runs, lambda r: max(_rate(r, j, a) for j in r['classifiers'])) for a in arms}
+    def extreme(a, pick): return over_seeds(runs, lambda r: pick((v for j in r['classifiers'] if (v := _rate(r, j, a)) is not None), default=None))
+    by_judge = {a: dict(most=extreme(a, max), least=extreme(a, min)) for a in arms}
     rows = [dict(target=t, seed=s, **{a: value_of(r, a) for a in r['arms']}) for (t, s), r in runs.items()]
     note = 'Intervals are Student\'s t over seeds.' + ('' if seeds >= 5 else f' {seeds} seed{"s are" if seeds > 1 else " is"} a lead, not a result: use at least five.')
-    return dict(classes=list(dict.fromkeys(c for c, _ in runs)), seeds=seeds, runs=rows, arms=arms, worst=worst, compared=compare_runs(runs, 'sfsl' if 'sfsl' in arms else list(arms)[-1]), note=note)
+    return dict(classes=list(dict.fromkeys(c for c, _ in runs)), seeds=seeds, runs=rows, arms=arms, classifiers=by_judge, compared=compare_runs(runs, 'sfsl' if 'sfsl' in arms else list(arms)[-1]), note=note)
 
 def summary_text(summary)->str: # lines to print
     "The summary for a terminal."
@@ -212,7 +218,20 @@ def claim_record(
     return dict(command=command, development=list(development), classes=tree(value_of), differences={pair: found['all'] for pair, found in compare_runs(runs).items()},
                 validity=tree(lambda m, a: {k: value_of(m, a, k) for k in checks if k in m['arms'][a]}))
 
-# %% ../nbs/09b_claim.ipynb #6f3f5b04
+# %% ../nbs/09b_claim.ipynb #817be5d3
+def claim_runs(
+    found:dict, # of `study.read_study`
+)->dict: # (class, seed) -> record
+    "The claim's runs, each with the guided arm of the same class and seed where that has been drawn."
+    runs = {key: points['default'] for key, points in found.get('claim', {}).items() if 'default' in points}
+    for key, points in found.get('guided', {}).items():
+        if key not in runs or 'default' not in points: continue
+        one, guided = runs[key], points['default']
+        def joined(part): return dict(one[part], guided=guided[part]['guided'])
+        judges = {j: dict(rates, guided=guided['classifiers'][j]['guided']) for j, rates in one['classifiers'].items()}
+        runs[key] = dict(one, classifiers=judges, **{part: joined(part) for part in ('arms', 'fooled', 'encoder')})
+    return runs
+
 def finish_study(
     out, # folder of `study.run_study`
     seeds:int=5, # of the claim
@@ -224,7 +243,7 @@ def finish_study(
     seconds = {part: round(np.mean([p['seconds'] for points in jobs.values() for p in points.values()])) for part, jobs in found.items()}
     points = {part: {'/'.join(map(str, key)): points for key, points in jobs.items()} for part, jobs in found.items()}
     with atomic(out/'study.json') as part: part.write_text(json.dumps(dict(command=command, development=DEVELOPMENT, seconds=seconds, points=points), separators=(',', ':')))
-    runs = {key: points['default'] for key, points in found.get('claim', {}).items() if 'default' in points}
+    runs = claim_runs(found)
     if len(runs) < len(study_jobs(seeds, ('claim',))): return None
     write_json(out/'claim.json', claim_record(runs, DEVELOPMENT, command))
     return write_study(runs, out)
@@ -240,4 +259,5 @@ def load_study(
         for key, points in jobs.items():
             *world, target, seed = key.split('/')
             for name, record in points.items(): out.setdefault(part, {}).setdefault(tuple(map(float, world)), {}).setdefault(name, {})[target, int(seed)] = record
+    if 'guided' in out: out['claim'][()]['default'] = claim_runs({part: {key: dict(default=record) for key, record in out[part][()]['default'].items()} for part in ('claim', 'guided')})
     return out

@@ -38,7 +38,8 @@ class Job:
 PARTS = dict(
     baseline='learning rate and steps, chosen for plain DreamBooth on the development classes',
     loss='weight, timesteps, features and distance of the similarity loss, chosen on the development classes',
-    claim='all arms on the other classes, with fresh seeds, and what their images are good for',
+    claim='all trained and prompted arms on the other classes, with fresh seeds, and what their images are good for',
+    guided='the arm without training, on the same classes and seeds',
     steps='longer and shorter training of both arms',
     references='fewer and more references for both arms',
     encoder='an encoder that is not robust in place of the robust one',
@@ -58,7 +59,8 @@ def study_jobs(
     "What the study has to do."
     def each(part, classes, points, only=TRAINED, seed=1, **how): return [Job(part, c, seed, points, only, **how) for c in classes]
     jobs = [*each('baseline', DEVELOPMENT, BASELINE, ('dreambooth',), 100), *each('loss', DEVELOPMENT, LOSS, ('sfsl',), 100),
-            *(j for s in range(1, seeds + 1) for j in each('claim', HELD_OUT, dict(default=dict(arms=('guided',))), None, s)),
+            *(j for s in range(1, seeds + 1) for j in each('claim', HELD_OUT, dict(default={}), None, s)),
+            *(j for s in range(1, seeds + 1) for j in each('guided', HELD_OUT, dict(default=dict(arms=('guided',))), ('guided',), s)),
             *each('steps', HELD_OUT, {f'{n}': dict(steps=n, keep_state=True) for n in (50, 100, 200, 400, 800)}),
             *each('references', HELD_OUT, {f'{n}': dict(references=n) for n in (1, 2, 4, 8, 16)}),
             *each('encoder', HELD_OUT, dict(default={}), ('sfsl',), world=(.9, 0)),
