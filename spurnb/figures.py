@@ -236,7 +236,7 @@ def forest_plot(
             ax.plot(m['value'], y, 'o', color=COLOURS.get(arm, '#8c8f94'), ms=6)
             if m['low'] is not None: ax.plot([m['low'], m['high']], [y, y], color=COLOURS.get(arm, '#8c8f94'), lw=3, alpha=.45)
         low, high = axis_ends(values, share)
-        ax.set(xlim=(low-.04*(high-low), high+.04*(high-low)), ylim=(len(arms)-.5, -.5))
+        ax.set(xlim=(low-.04*(high-low), high+.04*(high-low)), ylim=(len(arms)-.5, -.5), xticks=(0, high/2, high))
         ax.set_title(label, fontsize=9, loc='left')
         ax.set_yticks(range(len(arms)), [a.replace('_', ' ') for a in arms], fontsize=8)
         ax.tick_params(axis='x', labelsize=8); ax.tick_params(axis='y', length=0)
@@ -269,7 +269,9 @@ def save_figure(
     "Write a figure as PNG and as SVG."
     import matplotlib
     out = [Path(f'{path}.{kind}') for kind in ('png', 'svg')]
+    how = {} if figure.get_layout_engine() else dict(bbox_inches='tight')
     for file in out:
         with matplotlib.rc_context({'svg.hashsalt': 'spurnb'}), atomic(file) as part: # the salt makes the names inside repeat
-            figure.savefig(part, dpi=160, bbox_inches='tight', format=file.suffix[1:], metadata={'Date': None} if file.suffix == '.svg' else None)
+            figure.savefig(part, dpi=160, format=file.suffix[1:], metadata={'Date': None} if file.suffix == '.svg' else None, **how)
+        figure.set_layout_engine('none') # what was laid out for one file holds for the other
     return out
