@@ -174,9 +174,10 @@ def cautions(
     arm, name, arms = main_arm(metrics), metrics['target']['name'], metrics['arms']
     def get(arm, m): return (arms.get(arm, {}).get(m) or {}).get('value')
     out, absent, present, copies = [], get(arm, 'object_absent'), get(arm, 'feature_present'), arms[arm].get('near_copies')
+    these = 'images' if arm == 'images' else f'images of {arm}'
     if absent is None: out.append(f'Nothing checked these images for a {name}. The rates are spurious only as far as no {name} is in them.')
-    elif absent < .95: out.append(f'The meter does find a {name} in {percent(1-absent)} of the images of {arm}. Those are no spurious images: read the rate on valid images.')
-    if present is not None and present < .8: out.append(f'Only {percent(present)} of the images of {arm} show the feature: read the rate on valid images.')
+    elif absent < .95: out.append(f'The meter does find a {name} in {percent(1-absent)} of the {these}. Those are no spurious images: read the rate on valid images.')
+    if present is not None and present < .8: out.append(f'Only {percent(present)} of the {these} show the feature: read the rate on valid images.')
     base, most = get('dreambooth', 'feature_present'), get('references', 'feature_present')
     if arm == 'sfsl' and base is not None and most and base < .8*most:
         out.append(f'DreamBooth shows the feature in {percent(base)} of its images, less than 0.8 of the {percent(most)} of the references. '
