@@ -137,7 +137,8 @@ def findings(
     values, name = metrics['arms'][arm], target['name']
     rate = values['spurious_rate']
     who = f'On average over {len(judges)} classifiers' if len(judges) > 1 else f'By {next(iter(judges))}'
-    out = ['{}, {} of the {} {} are classified as {} (95% interval {}).'.format(who, show(rate)[0], rate['n'], PHRASES.get(arm, f'{arm} images'), name, show(rate)[1])]
+    what = '{0}, the only image is classified as {4} in {1} of cases' if rate['n'] == 1 else '{0}, {1} of the {2} {3} are classified as {4}'
+    out = [(what + ' (95% interval {5}).').format(who, show(rate)[0], rate['n'], PHRASES.get(arm, f'{arm} images'), name, show(rate)[1])]
     out += _versus(metrics, arm)
     if 'object_absent' in values and 'feature_present' in values:
         valid, interval = show(values.get('spurious_rate_valid'))
@@ -186,7 +187,8 @@ def cautions(
     if arm == 'sfsl' and found and found['p'] > .05:
         out.append(f'The references have no more of the chosen component than other images have (AUC {found["auc"]:.2f}, p {found["p"]:.2g}): this encoder does not look at the feature, so the similarity loss had nothing to raise.')
     if copies and (copies['low'] or 0) > .05: out.append('{} of the images are near copies of a reference ({}), where 5% would be expected.'.format(*show(copies)))
-    if arms[arm]['spurious_rate']['n'] < 30: out.append(f'There are only {arms[arm]["spurious_rate"]["n"]} images, so the intervals are wide.')
+    n = arms[arm]['spurious_rate']['n']
+    if n < 30: out.append(('There is only one image' if n == 1 else f'There are only {n} images') + ', so the intervals are wide.')
     return out + left_out(metrics)
 
 # %% ../nbs/08a_figures.ipynb #d2d5b473
