@@ -94,13 +94,15 @@ def mini_null_images(target:str, n:int, seed:int=0): # -> tensor (n, 3, 64, 64) 
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff', '.gif'}
 
 def load_rgb(path): # -> PIL.Image
-    "One image file as RGB, upright; transparency on white, 16-bit scaled to 8; a `UserError` names a file that cannot be read."
+    "One image file as RGB, upright; transparency on white, 16 bits and fractions scaled to 8 bits; a `UserError` names a file that cannot be read."
     try:
         with Image.open(path) as im:
             im = ImageOps.exif_transpose(im)
             if im.mode.startswith(('I', 'F')):
                 grey = np.asarray(im, dtype='float64')
-                return Image.fromarray((grey/(65535 if grey.max() > 255 else 255)*255).clip(0,255).astype('uint8')).convert('RGB')
+                white = 65535 if grey.max() > 255 or ';16' in im.mode else 1 if im.mode == 'F' and grey.max() <= 1 else 255
+                if not np.isfinite(grey).all(): raise ValueError('pixels that are no numbers')
+                return Image.fromarray((grey/white*255).clip(0,255).astype('uint8')).convert('RGB')
             if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info:
                 im = im.convert('RGBA')
                 return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
