@@ -52,7 +52,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_compare_refuses_what_is_no_audit(tmp_path):
     "One sentence and exit code 2: an empty folder, a single one, and images together with --compare."
-    for args, word in (('--compare', tmp_path, tmp_path/'x'), 'holds no audit'), (('--compare', tmp_path), 'at least two'), ((tmp_path, '--compare', tmp_path), 'both'), ((), 'no folder of images'):
+    for args, word in (('--compare', tmp_path, tmp_path/'x'), 'holds no audit'), (('--compare', tmp_path), 'at least two'), ((tmp_path, '--compare', tmp_path), 'more than one of a folder'), ((), 'none of a folder of images'):
         code, _, said = audit(*args, '--out', tmp_path/'board')
         assert code == 2 and word in said and 'Traceback' not in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path/'board').exists()
