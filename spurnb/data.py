@@ -59,10 +59,10 @@ def imagenet_target(
 @dataclass
 class References:
     "Pictures of a spurious feature without the class object."
-    images:"Tensor (n, 3, h, w) in [0,1]"   # what the method may use
-    held_out:"Tensor (m, 3, h, w) in [0,1]" # what only the audit sees
-    names:list                              # one name per image in `images`
-    source:str                              # where they come from, for the report
+    images:object   # tensor (n, 3, h, w) in [0,1]: what the method may use
+    held_out:object # tensor (m, 3, h, w) in [0,1]: what only the audit sees
+    names:list      # one name per image in `images`
+    source:str      # where they come from, for the report
     sha256:list = field(default_factory=list) # of each image's 8-bit pixels
 
     def __post_init__(self):

@@ -104,12 +104,12 @@ def from_psi(cls:NeuralPCA,
 
 # %% ../nbs/03_features.ipynb #85aa7bd2
 @patch
-def alpha_from_psi(self:NeuralPCA, psi:"Tensor (n, D)"): # -> (n, L) in logit units
+def alpha_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n, L) in logit units
     "Each component's share of the class logit, relative to the class mean (Neuhaus et al. 2023, eq. 3); differentiable."
     return (psi - self.mean) @ self.components * self.components.sum(0)
 
 @patch
-def rest_from_psi(self:NeuralPCA, psi:"Tensor (n, D)"): # -> (n,) in logit units
+def rest_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n,) in logit units
     "The share of the class logit that lies outside of the components: zero for a full basis."
     centred = psi - self.mean
     return (centred - centred @ self.components @ self.components.T).sum(1)
@@ -172,13 +172,13 @@ def fit(cls:NeuralPCA,
     return cls(**fields, bias=bias, target=target, weight=weight, phi_mean=total/seen if seen else None, encoder=encoder, data=f'{hashes % 2**256:064x}')
 
 @patch
-def psi(self:NeuralPCA, x:"Tensor (n, 3, h, w) in [0,1]"): # -> (n, D)
+def psi(self:NeuralPCA, x:torch.Tensor): # (n, 3, h, w) in [0,1] -> (n, D)
     "Class evidence of images, with gradients to the pixels."
     if self.encoder is None: raise UserError('this neural PCA has no encoder, so it cannot take images; load it with one, or give `psi`.')
     return self.encoder.phi(x) * self.weight
 
 @patch
-def alpha(self:NeuralPCA, x:"Tensor (n, 3, h, w) in [0,1]"): # -> (n, L) in logit units
+def alpha(self:NeuralPCA, x:torch.Tensor): # (n, 3, h, w) in [0,1] -> (n, L) in logit units
     "`alpha_from_psi` of images, with gradients to the pixels."
     return self.alpha_from_psi(self.psi(x))
 

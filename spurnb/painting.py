@@ -222,6 +222,7 @@ def _ground(rng, rgb, contrast, n=5):
 
 # %% ../nbs/00a_painting.ipynb #57517869
 def wood(rng):
+    "Planks, as a PIL image."
     c = jitter(rng, (168,118,72)); im = _ground(rng, c, 16); d = ImageDraw.Draw(im); h = int(rng.integers(52,76)); y0 = int(rng.integers(0,h))
     for y in range(y0-h, 256, h):
         for _ in range(3):
@@ -230,6 +231,7 @@ def wood(rng):
     return im
 
 def grass(rng):
+    "Blades of grass."
     c = jitter(rng, (104,164,66)); im = _ground(rng, c, 18); d = ImageDraw.Draw(im)
     for x,y in rng.integers(0,256,(60,2)):
         d.line([(int(x),int(y)), (int(x+rng.integers(-8,9)),int(y-rng.integers(18,34)))], fill=tint(c, rng.uniform(.72,1.2)), width=6)
@@ -237,6 +239,7 @@ def grass(rng):
 
 # %% ../nbs/00a_painting.ipynb #77882910
 def brick(rng):
+    "A wall of bricks."
     c = jitter(rng, (176,92,70)); im = _ground(rng, tint(c,.98), 10); d = ImageDraw.Draw(im); h,w = 44,88; x0,y0 = rng.integers(0,w),rng.integers(0,h)
     for r,y in enumerate(range(int(y0)-h, 256, h)):
         for x in range(int(x0)-2*w+(r%2)*w//2, 256, w): d.rectangle([x,y,x+w-8,y+h-8], fill=tint(c, rng.uniform(.85,1.12)))
@@ -245,17 +248,20 @@ def brick(rng):
     return im
 
 def sand(rng):
+    "Dunes."
     c = jitter(rng, (222,196,148)); im = _ground(rng, c, 24, 4); d = ImageDraw.Draw(im)
     for y in range(int(rng.integers(0,40)), 256, 44): d.line([(x, y+8*math.sin(x/38+y)) for x in range(0,264,12)], fill=tint(c,.88), width=5)
     return im
 
 # %% ../nbs/00a_painting.ipynb #13a76247
 def water(rng):
+    "Waves."
     c = jitter(rng, (66,128,186)); im = _ground(rng, c, 16); d = ImageDraw.Draw(im); f = rng.uniform(16,24)
     for y in range(int(rng.integers(0,28)), 256, 30): d.line([(x, y+5*math.sin(x/f+y*1.7)) for x in range(0,264,8)], fill=tint(c,1.14), width=6)
     return im
 
 def cloth(rng):
+    "A checked cloth."
     c = jitter(rng, (186,170,196), 22); im = _ground(rng, c, 8); d = ImageDraw.Draw(im); w = int(rng.integers(40,56)); o = int(rng.integers(0,w))
     for k in range(o-w, 256, w): d.rectangle([k,0,k+w//3,256], fill=tint(c,.88))
     for k in range(o-w, 256, w): d.rectangle([0,k,256,k+w//3], fill=tint(c,.8))
