@@ -207,6 +207,24 @@ def test_options_of_adapters_and_of_other_models_arrive(monkeypatch, tmp_path, c
         err = capsys.readouterr().err
         assert stop.value.code == 2 and err.count('\n') == 1 and said in err, err
 
+def test_what_a_trainer_takes_and_what_it_says(caplog):
+    "One reference is enough and none is not; images have one size, of whole latents; names of many tokens, and of none, are told."
+    import torch
+    from spurnb.core import UserError
+    from spurnb.trainer import FinetuneSettings, Trainer
+    references, prior, _ = material()
+    def new(references, prior, **changes): return Trainer(tiny_pipeline(), references, prior, FinetuneSettings(**{**SETTINGS, **changes}))
+    assert new(references[:1], prior).step(0)['loss'] > 0
+    assert new(references, None, prior_batch=0).step(0)['loss'] > 0
+    for wrong, said in (((references[:0], prior), 'there are no references; give at least one'), ((references, None), 'there are no prior images; give at least one, or set prior_batch to 0'),
+                        ((torch.rand(2, 3, 30, 30), prior), 'references are 30 x 30 px; resize them to multiples of 4'), ((references, torch.rand(2, 3, 16, 32)), 'prior images are 32 x 16 px and the references are not')):
+        with pytest.raises(UserError, match=said): new(*wrong)
+    for prompt, said in (('a photo of a zxqv feeder', "'zxqv' is read as 4 tokens"), ('a photo of a feeder', 'has no word that the class prompt lacks')):
+        caplog.clear()
+        new(references, prior, instance_prompt=prompt)
+        assert said in caplog.text
+    caplog.clear(); new(references, prior); assert not caplog.text
+
 def test_nan_stops_and_keeps_the_last_state(model, tmp_path):
     from spurnb.core import UserError
     from spurnb.trainer import Trainer
