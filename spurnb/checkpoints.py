@@ -18,6 +18,13 @@ from .downloads import hub_trouble
 # %% ../nbs/04a_checkpoints.ipynb #8d04d192
 log = logging.getLogger('spurnb')
 
+@contextmanager
+def _room(what, folder, then=''):
+    "Inside, what cannot be written is said in one sentence."
+    from safetensors import SafetensorError
+    try: yield
+    except (OSError, SafetensorError) as e: raise UserError(f'{what} could not be written to {str(folder)!r} ({e}); make room there and run the same command again{then}.') from None
+
 def save_state(
     folder, # of this run's states
     step:int, # how many steps are done
@@ -25,15 +32,11 @@ def save_state(
     **record, # what else to write into the JSON file
 ):
     "Keep a state, and remove all but the last two."
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
     file = Path(folder)/f'step-{step:06d}.safetensors'
-    try:
+    with _room(f'the state after step {step}', folder, ': it goes on from the last state that was written whole'):
         with atomic(file) as part: save_file(state, part)
         write_json(file.with_suffix('.json'), dict(step=step, sha256=sha256(file), **record))
-    except (OSError, SafetensorError) as e:
-        raise UserError(f'the state after step {step} could not be written to {str(folder)!r} ({e}); make room there and run the same command '
-                        'again: it goes on from the last state that was written whole.') from None
     for old in [f for f in sorted(Path(folder).glob('step-*.json')) if f.stem <= file.stem][:-2]:
         old.unlink(); old.with_suffix('.safetensors').unlink(missing_ok=True)
 
@@ -120,14 +123,11 @@ def save_result(
 ):
     "Write a pipeline folder, or the adapters of a LoRA, with a record of how they were made."
     from spurnb.lora import has_lora, save_lora
-    try:
-        with atomic(folder) as part:
-            with _quiet(): save_lora(pipe, part) if has_lora(pipe) else pipe.save_pretrained(part)
-            if card: card.save(part/'README.md')
-            files = {f.relative_to(part).as_posix(): sha256(f) for f in sorted(part.rglob('*.safetensors'))}
-            write_json(part/'spurnb.json', dict(steps=steps, identity=identity, files=files))
-    except OSError as e:
-        raise UserError(f'the result could not be written to {str(folder)!r} ({e}); make room there and run the same command again.') from None
+    with _room('the result', folder), atomic(folder) as part:
+        with _quiet(): save_lora(pipe, part) if has_lora(pipe) else pipe.save_pretrained(part)
+        if card: card.save(part/'README.md')
+        files = {f.relative_to(part).as_posix(): sha256(f) for f in sorted(part.rglob('*.safetensors'))}
+        write_json(part/'spurnb.json', dict(steps=steps, identity=identity, files=files))
 
 def load_result(
     pipe, # the untuned pipeline; gets the weights if they are there
@@ -163,7 +163,7 @@ def read_losses(path): # list of dicts, as `finetune` returns it; empty when the
 def write_losses(path, history):
     "Write the losses of a run as CSV, one row a step."
     columns = list(dict.fromkeys(k for row in history for k in row))
-    with atomic(path) as part, open(part, 'w', newline='') as f:
+    with _room('the table of losses', path), atomic(path) as part, open(part, 'w', newline='') as f:
         out = csv.DictWriter(f, columns, lineterminator='\n')
         out.writeheader(); out.writerows(history)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Family', 'family_of', 'prompt_ids', 'identifier_tokens', 'read_prompts', 'condition', 'ask',
-           'training_times']
+           'training_times', 'image_side']
 
 # %% ../nbs/04d_families.ipynb #0002ab7b
 from dataclasses import dataclass
@@ -108,3 +108,9 @@ def training_times(
     import torch
     if type(scheduler).__name__.startswith('FlowMatch'): return type(scheduler).from_config(scheduler.config).timesteps.clone()
     return torch.arange(scheduler.config.num_train_timesteps)
+
+def image_side(
+    pipe, # a pipeline of one of the `FAMILIES`
+)->int: # pixels
+    "The side of the images that a model draws unless it is told otherwise."
+    return getattr(pipe, family_of(pipe).network).config.sample_size * pipe.vae_scale_factor

@@ -6,7 +6,7 @@
 __all__ = ['log', 'FREE', 'prior_images', 'run_identity', 'finetune', 'spurnb_finetune']
 
 # %% ../nbs/05_finetune.ipynb #f39f74f6
-import logging, shutil
+import logging, os, shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,9 +45,10 @@ def prior_images(
     steps:int=20, # denoising steps
     guidance:float=3., # classifier-free guidance scale
     batch:int=16, # images drawn at a time
+    size:int|None=None, # of the images in pixels; None for the model's own
 ): # float tensor (n, 3, h, w) in [0,1]
     "What the untuned model draws of the class: taken from `folder` where it lies there whole, drawn where it does not."
-    how = dict(num_inference_steps=positive(steps, 'steps'), guidance_scale=guidance)
+    how = dict(num_inference_steps=positive(steps, 'steps'), guidance_scale=guidance, **(dict(height=size, width=size) if size else {}))
     key = dict(how, prompt=prompt, seed=seed, n=positive(n, 'the number of prior images'), batch=positive(batch, 'batch'), model=pipeline_hash(pipe))
     place = Path(folder)/settings_hash(key) if folder else None
     if place: write_json(place/'prior.json', key)
@@ -214,9 +215,14 @@ def spurnb_finetune(
     steps:int=200, # Optimiser steps
     batch:int=4, # References per step; as many prior images
     prior:int=64, # Prior images to draw; 0 does without
-    lr:float=1e-4, # Learning rate of the UNet
-    textlr:float=1e-3, # Learning rate of the text encoder, whose new word starts from nothing
+    lr:float=1e-4, # Learning rate of the UNet; 0 leaves it as it is
+    textlr:float=1e-3, # Learning rate of the text encoder, whose new word starts from nothing; 0 leaves it as it is
     rank:int=0, # Train LoRA adapters of this rank instead of all weights
+    dora:store_true=False, # With --rank: also the length of each weight vector
+    kohya:store_true=False, # With --rank: also a file in the keys of Kohya's scripts, for other programs
+    checkpointing:store_true=False, # Compute activations again on the way back: less memory, more time
+    minsnr:float=0., # Gamma of min-SNR weighting, such as 5; 0 does without
+    ema:float=0., # Decay of an average of the weights, which is what is saved, such as 0.999; 0 does without
     parts:int=1, # Parts in which a batch goes through the model: less memory, the same step
     precision:str='float32', # Or bfloat16, float16: networks compute in half precision
     optimiser:str='adamw', # Or adamw8bit (needs bitsandbytes), prodigy (needs prodigyopt, --lr 1 and --textlr 1)
@@ -235,24 +241,31 @@ def spurnb_finetune(
     out:str='runs/finetune', # Folder for states and result
 ):
     "Fine-tune a Stable Diffusion on references of a spurious feature; goes on where an earlier call was stopped."
+    from accelerate import PartialState
     from spurnb.data import mini_target
-    from spurnb.families import read_prompts
+    from spurnb.families import image_side, read_prompts
+    from spurnb.lora import check_kohya, save_lora
     from spurnb.prediction import load_tiny
     own = dict(references=references, prompt=prompt, plain=plain, **({'pca': pca} if sfsl else {}))
     if (model != 'mini' or references) and not all(own.values()):
         raise UserError(f'with a model or references of your own, also give --{next(k for k, v in own.items() if not v)}.')
     feature = mini_target(target).feature
     settings = FinetuneSettings(prompt or f'a photo of a sks {feature}', plain or f'a photo of a {feature}', steps=steps, batch=batch, prior_batch=batch if prior else 0,
-                                lr_unet=lr, lr_text=textlr, sfsl_weight=sfsl, lora_rank=rank, accumulate=parts, precision=precision, optimiser=optimiser, layout=layout, compile=compile,
-                                flip=flip, crop=crop, seed=seed, checkpoint_every=every)
+                                lr_unet=lr, lr_text=textlr, sfsl_weight=sfsl, lora_rank=rank, dora=dora, checkpointing=checkpointing, min_snr=minsnr, ema=ema, accumulate=parts, precision=precision,
+                                optimiser=optimiser, layout=layout, compile=compile, flip=flip, crop=crop, seed=seed, checkpoint_every=every)
     if push: check_repo(push)
     device = get_device(device or None)
     cap_threads()
     watch = _watch(look, probe, track, target, device, 3. if model == 'mini' else 7.5)
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1: PartialState(cpu=device == 'cpu')      # of several processes, each has a card of its own from now on
     pipe = load_pipeline(model, device)
+    if kohya: check_kohya(pipe, rank)
     read_prompts(pipe, [settings.instance_prompt, settings.class_prompt])       # too long? then now, before images are drawn
-    images = _references(target, references, pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    images = _references(target, references, image_side(pipe))
     loss = _sfsl(target, images, pca, encoder, components, device, decoder=decoder, tiny=load_tiny(tiny).to(device) if decoder == 'tiny' else None) if sfsl else None
     drawn = prior_images(pipe, settings.class_prompt, prior, seed, Path(out)/'prior') if prior else None
     history = finetune(pipe, images, drawn, settings, loss, out, device=device, watch=watch, licence=licence or ('' if references else 'drawn by code, Apache 2.0'))
-    _say(history, Path(out)/'model'/('sfsl' if sfsl else 'dreambooth'), push)
+    place = Path(out)/'model'/('sfsl' if sfsl else 'dreambooth')
+    if not PartialState().is_main_process: return
+    if kohya: save_lora(pipe, place, kohya=True)
+    _say(history, place, push)

@@ -50,7 +50,7 @@ def whole(model, tmp_path_factory):
     return out, train(model, out)
 
 def worker(model, out, *launcher):
-    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(Path(__file__).parents[1]))
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]))
     return subprocess.Popen([sys.executable, *launcher, __file__, str(model), str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 def stopped(model, out, how, after):
@@ -133,6 +133,16 @@ def test_tensorboard_gets_losses_and_pictures(model, tmp_path):
     assert [round(e.value, 4) for e in events.Scalars('loss')] == [round(l, 4) for l in losses(history)]
     assert [e.step for e in events.Images('validation')] == [0, 1, 2]
 
+def test_wandb_gets_losses_and_pictures(model, tmp_path, monkeypatch):
+    pytest.importorskip('wandb')
+    from spurnb.watch import Watch
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    train(model, tmp_path, steps=2, watch=Watch(every=1, images=1, steps=1, trackers=('wandb',)))
+    [run] = (tmp_path/'trackers'/'sfsl'/'wandb').glob('offline-run-*')
+    assert len(list(run.rglob('media/images/validation*.png'))) == 3
+    kept = next(run.glob('*.wandb')).read_bytes()
+    assert all(word in kept for word in (b'grad_norm', b'lr_unet'))
+
 def test_a_missing_package_is_named():
     from spurnb.core import UserError
     from spurnb.optimisers import OPTIMISERS, check_optimiser
@@ -140,6 +150,80 @@ def test_a_missing_package_is_named():
     try:
         with pytest.raises(UserError, match='pip install no-such-package'): check_optimiser('nowhere', [1])
     finally: del OPTIMISERS['nowhere']
+
+def test_a_full_disk_keeps_the_last_state(model, whole, tmp_path):
+    "The system itself refuses to write more than so many bytes into a file."
+    import resource
+    from spurnb.core import UserError
+    train(model, tmp_path, steps=3, keep_state=True)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(UserError, match='^the state after step 6 could not be written'): train(model, tmp_path)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    told = []
+    train(model, tmp_path, told.append)
+    assert told[0]['step'] == 3 and weights(tmp_path) == weights(whole[0])
+
+def asked(monkeypatch, tmp_path, **options):
+    "What `spurnb_finetune` asks its parts for; nothing is trained."
+    from dataclasses import asdict
+    from spurnb import finetune as module
+    found, pipe = {}, tiny_pipeline()
+    def catch(pipe, references, prior, settings, sfsl, out, **more):
+        found.update(asdict(settings), references=references, prior=prior, sfsl=sfsl, out=out, **{**more, 'watch': more['watch'].every})
+        return [dict(step=0, loss=1.)]
+    def load(*told): found.update(model=told); return pipe
+    for name, stand_in in dict(finetune=catch, load_pipeline=load, prior_images=lambda pipe, *told: told, _references=lambda *told: told, _sfsl=lambda *told, **more: (*told[:1], *told[2:], more),
+                               push_result=lambda *told: found.update(push=told)).items(): monkeypatch.setattr(module, name, stand_in)
+    monkeypatch.setattr('spurnb.lora.save_lora', lambda pipe, folder, kohya: found.update(kohya=folder))
+    module.spurnb_finetune(**(dict(out=str(tmp_path), device='cpu') | options))
+    return found
+
+OPTIONS = dict(target='koala', prompt='a photo of a sks eye', plain='a photo of an eye', components='0,2', encoder='other', sfsl=.5, decoder='gated', steps=3, batch=3, prior=0, lr=0, textlr=0, rank=4,
+    checkpointing=True, minsnr=5., ema=.9, parts=2, precision='bfloat16', layout='channels_last', compile='aot_eager', flip=True, crop=.2, every=7, look=5, licence='CC BY 4.0', seed=3, push='me/feeder', out='elsewhere')
+
+@pytest.mark.parametrize('option', OPTIONS)
+def test_each_option_of_the_command_arrives(monkeypatch, tmp_path, option):
+    "One option changes just what it names: nothing else that training is asked for."
+    names = dict(target={'instance_prompt', 'class_prompt', 'references', 'sfsl', 'prior'}, prompt={'instance_prompt'}, plain={'class_prompt', 'prior'}, components={'sfsl'}, encoder={'sfsl'}, sfsl={'sfsl_weight'},
+        decoder={'sfsl'}, batch={'batch', 'prior_batch'}, prior={'prior', 'prior_batch'}, lr={'lr_unet'}, textlr={'lr_text'}, rank={'lora_rank'}, minsnr={'min_snr'}, parts={'accumulate'}, every={'checkpoint_every'},
+        look={'watch'}, seed={'seed', 'prior'}, out={'out', 'prior'})
+    monkeypatch.chdir(tmp_path)
+    plain, changed = (asked(monkeypatch, tmp_path, **more) for more in ({}, {option: OPTIONS[option]}))
+    assert {k for k in changed if changed[k] != plain.get(k)} == names.get(option, {option})
+    key = next(iter(names[option])) if len(names.get(option, [])) == 1 else option
+    if key in plain and not isinstance(plain[key], tuple): assert changed[key] == OPTIONS[option]
+
+def test_options_of_adapters_and_of_other_models_arrive(monkeypatch, tmp_path, capsys):
+    from spurnb.finetune import spurnb_finetune
+    own = dict(model='folder', references='photos', prompt='a photo of a sks eye', plain='a photo of an eye', pca='pca.safetensors', components='1')
+    found = asked(monkeypatch, tmp_path, **own, rank=2, dora=True, kohya=True)
+    assert found['model'] == ('folder', 'cpu') and found['references'][1:] == ('photos', 32) and found['sfsl'][1] == 'pca.safetensors' and found['licence'] == ''
+    assert found['dora'] and found['kohya'] == tmp_path/'model'/'sfsl'
+    for wrong, said in ((dict(kohya=True), 'train with a lora_rank'), (dict(dora=True), 'also give a lora_rank'), (dict(lr=0, textlr=0), 'neither the UNet nor a text encoder'), (dict(optimiser='adam'), "did you mean 'adamw'"),
+                        (dict(track='tensorbord'), "did you mean 'tensorboard'"), (dict(device='tpu'), "'tpu'"), (dict(model='folder'), 'also give --references')):
+        with pytest.raises(SystemExit) as stop: asked(monkeypatch, tmp_path, **wrong)
+        err = capsys.readouterr().err
+        assert stop.value.code == 2 and err.count('\n') == 1 and said in err, err
+
+def test_what_a_trainer_takes_and_what_it_says(caplog):
+    "One reference is enough and none is not; images have one size, of whole latents; names of many tokens, and of none, are told."
+    import torch
+    from spurnb.core import UserError
+    from spurnb.trainer import FinetuneSettings, Trainer
+    references, prior, _ = material()
+    def new(references, prior, **changes): return Trainer(tiny_pipeline(), references, prior, FinetuneSettings(**{**SETTINGS, **changes}))
+    assert new(references[:1], prior).step(0)['loss'] > 0
+    assert new(references, None, prior_batch=0).step(0)['loss'] > 0
+    for wrong, said in (((references[:0], prior), 'there are no references; give at least one'), ((references, None), 'there are no prior images; give at least one, or set prior_batch to 0'),
+                        ((torch.rand(2, 3, 30, 30), prior), 'references are 30 x 30 px; resize them to multiples of 4'), ((references, torch.rand(2, 3, 16, 32)), 'prior images are 32 x 16 px and the references are not')):
+        with pytest.raises(UserError, match=said): new(*wrong)
+    for prompt, said in (('a photo of a zxqv feeder', "'zxqv' is read as 4 tokens"), ('a photo of a feeder', 'has no word that the class prompt lacks')):
+        caplog.clear()
+        new(references, prior, instance_prompt=prompt)
+        assert said in caplog.text
+    caplog.clear(); new(references, prior); assert not caplog.text
 
 def test_nan_stops_and_keeps_the_last_state(model, tmp_path):
     from spurnb.core import UserError
@@ -195,6 +279,27 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bits(model, by_two, 
     rows = rows_of(out)
     assert {r['processes'] for r in rows} == {2} and {min(r['step'] for r in rows if r['pid'] == pid) for pid in {r['pid'] for r in rows}} in ({3}, {6}, {9})     # both from the same state
     assert weights(tmp_path) == weights(by_two[0]) != {}, f'killed after step {after}'
+
+def test_the_command_by_two_processes(model, tmp_path):
+    "It is the command that `accelerate launch` and `torchrun` start; one of the two says what came out, and it draws."
+    from PIL import Image
+    from spurnb.checkpoints import load_pipeline
+    from spurnb.lora import load_lora
+    photos = tmp_path/'photos'
+    photos.mkdir()
+    for i in range(3): Image.effect_noise((40, 32), 60 + i).save(photos/f'{i}.png')
+    told = dict(references=photos, model=model, prompt='a photo of a sks', plain='a photo', sfsl=0, steps=2, batch=2, prior=2, rank=2, device='cpu', out=tmp_path/'run')
+    env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]))
+    done = subprocess.run([sys.executable, *TWO, '-m', '--', 'spurnb.finetune', *[str(x) for k, v in told.items() for x in (f'--{k}', v)], '--kohya'], capture_output=True, text=True, env=env, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count('model: ') == 1 and 'of 2 steps' in done.stdout
+    folder = tmp_path/'run'/'model'/'dreambooth'
+    states = []
+    for weights in (folder, folder/'kohya.safetensors'):
+        pipe = load_pipeline(str(model), 'cpu')
+        load_lora(pipe, weights)
+        states.append({k.replace('default_0', ''): v for k, v in pipe.unet.state_dict().items() if 'lora_B' in k})
+    assert states[0].keys() == states[1].keys() and all(v.equal(states[1][k]) and v.abs().sum() > 0 for k, v in states[0].items())
 
 if __name__ == '__main__':
     from accelerate import PartialState
