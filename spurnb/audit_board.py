@@ -104,6 +104,7 @@ def detail(self:AuditBoard)->str: # HTML
             f'style="width:220px;border-radius:6px;{"image-rendering:pixelated" if picture["width"] < 128 else ""}"><span style="font-size:12px;overflow-wrap:anywhere">{facts}{alpha}</span></div>'
             f'<div style="flex:1 1 440px;display:flex;flex-wrap:wrap;gap:12px 22px;align-content:flex-start">{said}</div></div>')
 
+# %% ../nbs/08h_audit_board.ipynb #be582311
 @patch
 def _build(self:AuditBoard):
     import ipywidgets as w

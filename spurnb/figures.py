@@ -199,7 +199,8 @@ def heat_map(
     import matplotlib.pyplot as plt
     judges, arms = metrics['classifiers'], list(metrics['arms'])
     values = [[(r.get(a) or {}).get('value') for a in arms] for r in judges.values()]
-    fig, ax = plt.subplots(figsize=(1.5 + .95*len(arms), .6 + .36*len(judges)), dpi=80, layout='constrained')
+    names = max(1.5, .3 + .08*max(map(len, judges))) # inches; a folder's name is as long as it likes
+    fig, ax = plt.subplots(figsize=(names + .95*len(arms), .6 + .36*len(judges)), dpi=80, layout='constrained')
     ax.imshow([[math.nan if v is None else v for v in row] for row in values], cmap='Oranges', vmin=0, vmax=1, aspect='auto')
     for y, row in enumerate(values):
         for x, v in enumerate(row): ax.text(x, y, '-' if v is None else percent(v), ha='center', va='center', fontsize=9, color='white' if (v or 0) > .6 else 'black')

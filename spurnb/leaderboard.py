@@ -124,6 +124,7 @@ def compare_audits(
     with atomic(out/'leaderboard.html') as part: part.write_text(html, encoding='utf-8')
     return board, pairs
 
+# %% ../nbs/08f_leaderboard.ipynb #94bb665f
 def board_text(board): # DataFrame of texts, a classifier a row and a run a column
     words = board.assign(text=[' '.join((v, f'({i})' if i else '')).strip() for v, i in (show({k: None if r[k] != r[k] else r[k] for k in ('value', 'low', 'high')}) for r in board.to_dict('records'))])
     order = board.groupby('classifier').value.mean().sort_values(ascending=False, kind='stable').index

@@ -80,6 +80,7 @@ class SpuFixLinear(nn.Linear):
 
     def forward(self, phi): return super().forward(phi).index_add(-1, self.target, -self.beta(phi))
 
+# %% ../nbs/07d_mitigate.ipynb #9c990df3
 def _with_head(judge, head, name, make):
     "A copy of the judge whose head is `make(old head)`."
     model = copy.deepcopy(judge.model)

@@ -200,6 +200,7 @@ def _page(folder, metrics, images, limit):
         notes=_notes(metrics), settings=_flat(config), citation=CITATION)
     return values | dict(reasons=_reasons({k: values[k] for k in ('glance', 'heat', 'forests', 'differences', 'table')}))
 
+# %% ../nbs/08d_page.ipynb #4986083a
 def render(
     template:str, # name of an HTML template of the package
     script:str, # name of the one script that may run in it

@@ -53,6 +53,7 @@ def _material(target, ours, cache, device, positives, references, detector, spac
     if detector: material['meters'] = PhotoMeters(load_detector(detector, device), target.name, target.feature, sets['class_images'], sets['held_out'])
     return nulls, material | sets | (dict(lpips=load_lpips(lpips, device)) if lpips else {}), {name: about for name, (_, about) in found.items()}
 
+# %% ../nbs/08_report.ipynb #5b1a7f12
 def _claim(out, config):
     "Make `out` this audit's folder, or a `UserError` when it holds something else."
     if out.exists() and not out.is_dir(): raise UserError(f'{str(out)!r} is a file; give a folder for the results.')
@@ -61,6 +62,7 @@ def _claim(out, config):
         raise UserError(f'{str(out)!r} holds something else than an audit of {config["images"]!r} for {config["target"]!r}; choose another folder with --out.')
     write_json(out/'config.json', config)
 
+# %% ../nbs/08_report.ipynb #055e7c3d
 def audit_folder(
     images, # folder of images without the object of the class
     target:str, # a class of the mini world, of ImageNet by name, number or WordNet id, or of the judges' own classes

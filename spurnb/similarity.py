@@ -141,10 +141,10 @@ def load_lpips(
     try: return LPIPS(net=net, verbose=False).eval().requires_grad_(False).to(get_device(device))
     except Exception as e: raise UserError(f'cannot get the weights of {net} for LPIPS ({(str(e).strip() or type(e).__name__).splitlines()[0][:200]}); check the network, or do without LPIPS.') from e
 
-def _same_side(images, others): # for both: tensors of one size stay as they are
-    if isinstance(images, torch.Tensor) and isinstance(others, torch.Tensor) and images.shape[2:] == others.shape[2:]: return images, others
-    fit = lambda x: torch.cat([F.interpolate(b, (256, 256), mode='bilinear', antialias=True) for b in _batches(x, 64, 256)])
-    return fit(images), fit(others)
+def _one_size(images, others, batch): # batches of images, and the others: tensors of one size stay as they are
+    if isinstance(images, torch.Tensor) and isinstance(others, torch.Tensor) and images.shape[2:] == others.shape[2:]: return images.split(batch), others
+    def fit(x): return (F.interpolate(b, (256, 256), mode='bilinear', antialias=True) for b in _batches(x, batch, 256))
+    return fit(images), torch.cat([*fit(others)])
 
 @torch.inference_mode()
 def lpips_to(
@@ -155,8 +155,8 @@ def lpips_to(
     batch:int=64,
 ): # (n,) mean distance; nan where there is nobody to compare with
     "Mean LPIPS distance of each image to `others`."
-    images, others = _same_side(images, others[:16])
-    found = torch.cat([torch.stack([model(x, o[None].expand_as(x), normalize=True).flatten() for o in others], 1) for x in images.split(batch)]).double().cpu().numpy()
+    parts, others = _one_size(images, others[:16], batch)
+    found = torch.cat([torch.stack([model(x, o[None].expand_as(x), normalize=True).flatten() for o in others], 1) for x in parts]).double().cpu().numpy()
     if same is not None: found[np.asarray(same)[:, :16]] = np.nan
     there = np.isfinite(found).sum(1)
     return np.where(there, np.nansum(found, 1)/np.maximum(there, 1), np.nan)
@@ -170,5 +170,8 @@ def lpips_diversity(
     "Mean LPIPS distance of randomly paired images, with a bootstrap interval over the pairs."
     order, n = np.random.default_rng(0).permutation(len(images)), len(images)//2
     pairs = ((order[i:min(i+batch, n)], order[n+i:n+min(i+batch, n)]) for i in range(0, n, batch))
-    found = [model(*_same_side(images[a], images[b]), normalize=True).flatten().double().cpu().numpy() for a, b in pairs]
+    found = []
+    for a, b in pairs:
+        (x,), y = _one_size(images[a], images[b], batch)
+        found.append(model(x, y, normalize=True).flatten().double().cpu().numpy())
     return mean_interval(np.concatenate(found) if found else []), n
