@@ -91,8 +91,9 @@ def load_pipeline(
     key = 'dtype' if Version(diffusers.__version__) >= Version('0.40') else 'torch_dtype'
     try:
         with _quiet(local): pipe = diffusers.DiffusionPipeline.from_pretrained(source, local_files_only=local, **{key: getattr(torch, dtype)}, **_absent(source))
-    except (OSError, ValueError, KeyError) as e:
+    except Exception as e:
         if not local: raise UserError(f'cannot load a pipeline: {hub_trouble(str(name), e)}.') from e
+        if not isinstance(e, (OSError, ValueError, KeyError)): raise
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UserError(f'cannot load a pipeline from {str(name)!r} ({why}); check that it holds a model_index.json and all that this names.') from e
     pipe.set_progress_bar_config(disable=True)      # whoever draws many images has a bar of their own

@@ -13,6 +13,7 @@ import numpy as np, pandas as pd, torch
 
 from .core import UserError, get_device, pick, read_json, settings_hash, to_pil, write_json
 from .data import image_hashes
+from .downloads import hub_trouble
 from .folders import read_ahead
 from .judges import weights_hash
 from .stats import NOTHING, measure, wilson
@@ -62,7 +63,7 @@ def load_detector(
     auto = AutoModelForZeroShotImageClassification if kind == 'clip' else AutoModelForZeroShotObjectDetection
     try: model, processor = auto.from_pretrained(where), AutoProcessor.from_pretrained(where)
     except Exception as e:
-        raise UserError(f'cannot get the detector {name!r} ({(str(e).strip() or type(e).__name__).splitlines()[0][:200]}); give {kind}: and a name on the hub or a folder, such as {dict(clip="clip:openai/clip-vit-base-patch32", owlv2="owlv2:google/owlv2-base-patch16-ensemble")[kind]}.') from e
+        raise UserError(f'cannot get the detector {name!r}: {hub_trouble(where, e)}; give {kind}: and a name on the hub or a folder, such as {dict(clip="clip:openai/clip-vit-base-patch32", owlv2="owlv2:google/owlv2-base-patch16-ensemble")[kind]}.') from e
     return Detector(model, processor, kind, get_device(device))
 
 # %% ../nbs/07g_detectors.ipynb #53da9946

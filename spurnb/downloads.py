@@ -191,7 +191,8 @@ def hub_trouble(
     if 429 in codes: return f'the hub has had too many requests (HTTP 429); wait some minutes, set HF_TOKEN, and run the same command again'
     if one(errors.EntryNotFoundError) and not one(errors.LocalEntryNotFoundError): return f'{repo!r} lacks a file that is needed ({" ".join(str(error).split())[:120]}); check the name'
     if one(errors.RepositoryNotFoundError): return f'there is no {repo!r} on the hub, or not for this account: it may have been withdrawn, or be private; ' + (f'take its mirror {MOVED[repo]!r}' if repo in MOVED else 'check the name, set HF_TOKEN, or give a mirror or a folder')
+    if broken := [c for c in codes if c >= 500]: return f'the hub answers HTTP {broken[0]} for {repo!r}; run the same command again later'
     if 401 in codes or 403 in codes: return f'the hub refuses access to {repo!r} (HTTP {401 if 401 in codes else 403}); run `hf auth login` or set HF_TOKEN to a token that is valid'
-    if one(errors.LocalEntryNotFoundError, OSError) and any(re.search('onnect|resolve|timed? ?out|unreachable', str(e)) for e in causes):
-        return f'cannot reach {constants.ENDPOINT} for {repo!r}; check the network, the proxy (HTTPS_PROXY) or the mirror (HF_ENDPOINT), and run the same command again: what has arrived is kept'
+    if any(re.search('onnect|olution|Name or service|timed? ?out|unreachable', str(e)) for e in causes if isinstance(e, OSError) or type(e).__module__.startswith('http')): # httpx's are no OSErrors
+        return f'cannot reach {constants.ENDPOINT} for {repo!r}, or the connection breaks; check the network, the proxy (HTTPS_PROXY) or the mirror (HF_ENDPOINT), and run the same command again: what has arrived is kept'
     return f'cannot get {repo!r} ({" ".join((str(causes[-1]) or type(causes[-1]).__name__).split())[:200]}); check the name and the network'

@@ -33,7 +33,7 @@ def shapes_of(
             kind = getattr(importlib.import_module(library), what[1])
             if not issubclass(kind, torch.nn.Module): continue
             with torch.device('meta'): parts[part] = kind.from_config(kind.load_config(source, subfolder=part)) if library == 'diffusers' else kind(kind.config_class.from_pretrained(source, subfolder=part))
-    except (OSError, ValueError, KeyError, AttributeError) as e: raise UserError(f'cannot count what {str(name)!r} needs: {hub_trouble(str(name), e)}.') from e
+    except Exception as e: raise UserError(f'cannot count what {str(name)!r} needs: {hub_trouble(str(name), e)}.') from e
     for f in FAMILIES:
         if {f.network, *f.encoders} <= parts.keys() and (f.name == 'sd3') == ('text_encoder_3' in parts): break
     else: raise UserError(f'{str(name)!r} is no Stable Diffusion 1, 2, 3 or SDXL; choose such a generator.')
@@ -94,7 +94,7 @@ def _decode(shapes, n, decoder, tiny, grad, side): # pass of n images through a 
         source = mini_file('tiny_decoder') if tiny == 'mini' else tiny
         try:
             with torch.device('meta'): vae = AutoencoderTiny.from_config(AutoencoderTiny.load_config(source))
-        except (OSError, ValueError) as e: raise UserError(f'cannot count what {tiny!r} needs: {hub_trouble(str(tiny), e)}.') from e
+        except Exception as e: raise UserError(f'cannot count what {tiny!r} needs: {hub_trouble(str(tiny), e)}.') from e
     with torch.device('meta'): z = torch.zeros(n, shapes.vae.config.latent_channels, latent, latent, requires_grad=grad)
     return forward_pass(lambda: vae.requires_grad_(False).decode(z), [vae], grad), count(vae)*(decoder == 'tiny')
 

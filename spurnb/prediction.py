@@ -117,5 +117,5 @@ def load_tiny(
     "Load a tiny decoder; a `UserError` when it cannot be read."
     from diffusers import AutoencoderTiny
     try: tiny = AutoencoderTiny.from_pretrained(mini_file('tiny_decoder') if name == 'mini' else name, local_files_only=name == 'mini' or Path(name).is_dir())
-    except (OSError, ValueError) as e: raise UserError(f'cannot load a tiny decoder: {hub_trouble(str(name), e)}.') from None
+    except Exception as e: raise UserError(f'cannot load a tiny decoder: {hub_trouble(str(name), e)}.') from e
     return tiny.float().eval().requires_grad_(False)

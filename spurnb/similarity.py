@@ -15,6 +15,7 @@ from scipy import stats
 from torch import nn
 
 from .core import UserError, get_device, pick
+from .downloads import hub_trouble
 from .encoders import load_encoder
 from .folders import Pictures
 from .judges import weights_hash
@@ -126,7 +127,7 @@ def load_space(
     if name == 'mini' or name.startswith('madry:'): return load_encoder(name, device)
     if ':' not in name: pick(name, [*timm.list_models(), *timm.list_models(pretrained=True)], 'network of timm')
     try: model = timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as e: raise UserError(f'cannot get the weights of {name!r} ({(str(e).strip() or type(e).__name__).splitlines()[0][:200]}); check the name and the network, or take mini.') from e
+    except Exception as e: raise UserError(f'cannot get the weights of {name!r}: {hub_trouble(name.partition(":")[2] or name, e)}, or take mini.') from e
     return Backbone(model).to(get_device(device))
 
 # %% ../nbs/07h_similarity.ipynb #e94dcd94

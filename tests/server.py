@@ -3,18 +3,23 @@
 `full_scale(folder)` fills them with tiny models of the real classes under the real names, and with a Spurious ImageNet of the real shape.
 `python tests/server.py` serves them until it is stopped and prints the variables that lead a run, or the tutorial, there.
 """
-import hashlib, io, json, threading, zipfile
+import hashlib, io, json, re, tarfile, threading, zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-HUB = dict(sd='stable-diffusion-v1-5/stable-diffusion-v1-5', taesd='madebyollin/taesd', madry='madrylab/robust-imagenet-models')
+HUB = dict(sd='stable-diffusion-v1-5/stable-diffusion-v1-5', taesd='madebyollin/taesd', sdxl='stabilityai/stable-diffusion-xl-base-1.0', taesdxl='madebyollin/taesdxl',
+           clip='openai/clip-vit-base-patch32', owlv2='google/owlv2-base-patch16-ensemble', madry='madrylab/robust-imagenet-models')
+TOKEN = 'hf_that_may_see_it' # of an account that has accepted all terms
 JUDGES = ('test_resnet.r160_in1k', 'test_efficientnet.r160_in1k')
 SMALL = 'references=4 held_out=20 class_images=24 others=12 steps=2 prior=2 n=4 draw_batch=4 sampling_steps=2 picture_steps=2 judges=' + ','.join(JUDGES)
 
 
 class Server:
-    "`files`: path to bytes. `hub`: 'owner/name' or 'datasets/owner/name' to dict of file to bytes. `faults`: path to a list, one used up by each request."
+    """`files`: path to bytes. `hub`: 'owner/name' or 'datasets/owner/name' to dict of file to bytes. `faults`: path (of the hub: /owner/name/file) to a list, one used up by each request.
+
+    It is a proxy too: an address with another server's name is answered as if it were ours.
+    """
     def __init__(self):
         self.files, self.hub, self.faults, self.asked, self.refused = {}, {}, {}, [], {}
         handler = type('Here', (Answer,), dict(server_state=self))
@@ -41,12 +46,13 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
         state, path = self.server_state, unquote(urlsplit(self.path).path)
         state.asked.append((self.command, path, self.headers.get('Range')))
-        fault = state.faults[path].pop(0) if state.faults.get(path) else None
+        waiting = state.faults.get(re.sub('/resolve/[^/]+', '', path)) if self.command == 'GET' else None
+        fault = waiting.pop(0) if waiting else None
         if isinstance(fault, tuple): return self.say(fault[0], b'no', **(fault[1] if len(fault) > 1 else {}))
         if path.lstrip('/') in state.files: return self.give(state.files[path.lstrip('/')], fault)
         api, rest = path.startswith('/api/'), path.lstrip('/').removeprefix('api/').removeprefix('models/')
         repo = next((r for r in [*state.refused, *state.hub] if rest == r or rest.startswith(r + '/')), None)
-        if repo in state.refused: return self.say(*state.refused[repo][:2], **dict(*state.refused[repo][2:]))
+        if repo in state.refused and self.headers.get('Authorization') != f'Bearer {TOKEN}': return self.say(*state.refused[repo][:2], **dict(*state.refused[repo][2:]))
         if repo is None: return self.say(404, b'Repository not found', **{'X-Error-Code': 'RepoNotFound'})
         files = state.hub[repo]
         commit, rest = hashlib.sha1(repr(sorted((k, len(v)) for k, v in files.items())).encode()).hexdigest(), rest[len(repo):].strip('/')
@@ -125,16 +131,18 @@ def checkpoint(classes=1000, **extra):
 
 
 def full_scale(folder):
-    "A server with everything that `spurnb_run --preset sd15` asks for, tiny; `folder` is where the models are made, with an ImageNet-like folder in `imagenet`."
+    "A server with everything that `spurnb_run --preset sd15` (or sdxl) asks for, tiny; `folder` is where the models are made, with an ImageNet-like folder `imagenet` and tar `train.tar`."
     import timm, torch
     from diffusers import AutoencoderTiny
     from safetensors.torch import save
-    from tiny import tiny_pipeline
+    from tiny import tiny_detectors, tiny_pipeline, tiny_sdxl
     from spurnb.scenes import class_scenes, null_scenes
     server, folder = Server(), Path(folder)
     tiny_pipeline().save_pretrained(folder/'sd')
-    AutoencoderTiny(encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1)).save_pretrained(folder/'taesd')
-    for name in ('sd', 'taesd'): server.hub[HUB[name]] = files_of(folder/name)
+    tiny_sdxl().save_pretrained(folder/'sdxl')
+    tiny_detectors(folder)
+    for name in ('taesd', 'taesdxl'): AutoencoderTiny(encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1)).save_pretrained(folder/name)
+    for name in HUB.keys() - {'madry'}: server.hub[HUB[name]] = files_of(folder/name)
     server.hub[HUB['madry']] = {'resnet50_l2_eps3.ckpt': checkpoint()}
     for name in JUDGES:
         model = timm.create_model(name, pretrained=False)
@@ -144,6 +152,7 @@ def full_scale(folder):
         for id_, scenes in (('n01833805', class_scenes('hummingbird', n, seed=1)), ('n01882714', class_scenes('koala', n, seed=1)), ('n01440764', null_scenes('tench', n, seed=1))):
             (folder/'imagenet'/split/id_).mkdir(parents=True, exist_ok=True)
             for i, scene in enumerate(scenes): scene.draw().save(folder/'imagenet'/split/id_/f'{i}.png')
+    with tarfile.open(folder/'train.tar', 'w') as tar: tar.add(folder/'imagenet'/'train', 'train')
     return server
 
 

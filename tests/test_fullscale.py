@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server import HUB, JUDGES, SMALL, Server, full_scale, spurious_zip
+from server import HUB, JUDGES, SMALL, TOKEN, Server, full_scale
 from spurnb.core import UserError, sha256
 from spurnb.downloads import download, unpack
 from spurnb.spurious_imagenet import load_spurious_imagenet
@@ -192,25 +192,56 @@ except ValueError as e: print(e)
 def test_the_hub_s_refusals_are_explained(world, tmp_path):
     "Gated, gone, without rights, too many, incomplete, and offline: each in one sentence with its cure."
     server, _ = world
-    server.refused |= {'gated/model': (403, b'gated', {'X-Error-Code': 'GatedRepo'}), 'strange/model': (401, b'who?'), 'busy/model': (429, b'slow down', {'Retry-After': '1'})}
+    server.refused |= {'gated/model': (403, b'gated', {'X-Error-Code': 'GatedRepo'}), 'strange/model': (401, b'who?'), 'busy/model': (429, b'slow down', {'Retry-After': '1'}), 'broken/model': (500, b'')}
+    for name in ('sd', 'taesd'): server.hub[f'cut/{name}'] = server.hub[HUB[name]]
+    server.faults |= {f'/cut/{file}': ['cut']*99 for file in ('taesd/diffusion_pytorch_model.safetensors', 'sd/unet/diffusion_pytorch_model.safetensors')}
     script = '''
 import sys
 from spurnb.checkpoints import load_pipeline
+from spurnb.detectors import load_detector
 from spurnb.encoders import load_encoder
 from spurnb.prediction import load_tiny
 from spurnb.zoo import load_judge
 for what in sys.argv[1:]:
     kind, _, name = what.partition('=')
-    try: dict(pipe=load_pipeline, encoder=load_encoder, tiny=load_tiny, judge=load_judge)[kind](name); print('loaded', name)
+    try: dict(pipe=load_pipeline, encoder=load_encoder, tiny=load_tiny, judge=load_judge, detector=load_detector)[kind](name); print('loaded', name)
     except ValueError as e: print(name, '|', e)
 '''
-    asked = ['pipe=runwayml/stable-diffusion-v1-5', 'tiny=nobody/taesd', 'judge=hf-hub:nobody/model', 'encoder=madry:resnet18_l2_eps3', 'pipe=gated/model', 'tiny=strange/model', 'tiny=busy/model', f'tiny={HUB["taesd"]}']
+    asked = {'pipe=runwayml/stable-diffusion-v1-5': "take its mirror 'stable-diffusion-v1-5/stable-diffusion-v1-5'", 'tiny=nobody/taesd': "no 'nobody/taesd' on the hub",
+             'judge=hf-hub:nobody/model': "no 'nobody/model' on the hub", 'detector=clip:nobody/clip': "no 'nobody/clip' on the hub", 'encoder=madry:resnet18_l2_eps3': 'lacks a file',
+             'pipe=gated/model': "'gated/model' is gated; open", 'tiny=strange/model': "refuses access to 'strange/model' (HTTP 401)", 'tiny=busy/model': 'too many requests (HTTP 429)',
+             'tiny=broken/model': 'answers HTTP 500', 'tiny=cut/taesd': 'or the connection breaks', 'pipe=cut/sd': 'or the connection breaks', f'tiny={HUB["taesd"]}': 'loaded', f'detector=clip:{HUB["clip"]}': 'loaded'}
     r = python('-c', script, *asked, **server.environment(tmp_path))
     lines = r.stdout.splitlines()
-    assert len(lines) == len(asked), r.stdout + r.stderr
-    for line, expected in zip(lines, ["take its mirror 'stable-diffusion-v1-5/stable-diffusion-v1-5'", "no 'nobody/taesd' on the hub", "no 'nobody/model' on the hub", "lacks a file", "'gated/model' is gated; open", "refuses access to 'strange/model' (HTTP 401)", 'too many requests (HTTP 429)', 'loaded']): assert expected in line, line
+    assert len(lines) == len(asked) and 'Traceback' not in r.stderr, r.stdout + r.stderr
+    for line, expected in zip(lines, asked.values()): assert expected in line, line
     offline = python('-c', script, f'tiny={HUB["taesd"]}', f'pipe={HUB["sd"]}', **server.environment(tmp_path) | dict(HF_HUB_OFFLINE='1')).stdout.splitlines()
     assert offline[0].startswith('loaded') and 'HF_HUB_OFFLINE is set' in offline[1]
+
+
+def test_a_half_finished_download_a_token_and_a_proxy(server, tmp_path):
+    "The hub's own variables are kept to, by what the hub's library fetches and by what we fetch; nothing is asked for twice."
+    data = os.urandom(25_000_000)
+    server.hub[HUB['madry']], server.files['f.bin'] = {'net.ckpt': data}, b'here'
+    server.refused[HUB['madry']] = (403, b'gated', {'X-Error-Code': 'GatedRepo'})
+    server.faults[f'/{HUB["madry"]}/net.ckpt'] = ['cut']
+    script = '''
+import sys
+from spurnb.downloads import download
+from spurnb.encoders import fetch_pinned
+try: print(fetch_pinned('madrylab/robust-imagenet-models', 'net.ckpt'))
+except ValueError as e: print(e)
+print(download('http://files.invalid/f.bin', sys.argv[1]).read_text())
+'''
+    through = server.environment(tmp_path/'home') | dict(HF_ENDPOINT='http://hub.invalid', HTTP_PROXY=server.address, http_proxy=server.address, NO_PROXY='', no_proxy='')
+    def run(name, **more): return python('-c', script, tmp_path/name, **through | more).stdout.splitlines()
+    assert 'is gated' in run('first')[0]
+    fetched, ours = run('second', HF_TOKEN=TOKEN)
+    assert Path(fetched).read_bytes() == data and Path(fetched).is_relative_to(tmp_path/'home') and ours == 'here'
+    asked = [r for method, path, r in server.asked if method == 'GET' and path.endswith('net.ckpt')]
+    assert len(asked) == 2 and asked[0] is None and int(asked[1].removeprefix('bytes=').partition('-')[0]) > 10_000_000, asked      # the second request went on
+    before = len(server.asked)
+    assert run('second', HF_HUB_OFFLINE='1') == [fetched, 'here'] and len(server.asked) == before
 
 
 def test_the_whole_job_at_full_scale(world, tmp_path):
@@ -231,6 +262,20 @@ def test_the_whole_job_at_full_scale(world, tmp_path):
     record = json.loads((tmp_path/'run'/'components.json').read_text())
     assert len(record['references']) == 4 and 'other features of Spurious ImageNet' in record['seen_from'] and len(record['chosen']) == 1
     assert (tmp_path/'run'/'report.html').stat().st_size > 50_000 and 'Traceback' not in r.stderr
+
+
+def test_sdxl_a_tar_and_a_detector(world, tmp_path):
+    "Another family with two text encoders, in bfloat16 and with adapters; the class out of a tar; then an audit in which OWLv2 looks for the object."
+    server, folder = world
+    env = server.environment(tmp_path/'home')
+    r = python('-m', 'spurnb.pipeline', '--preset', 'sdxl', '--train', folder/'train.tar', '--set', SMALL, '--out', tmp_path/'run', '--device', 'cpu', **env)
+    assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stdout + r.stderr
+    assert (tmp_path/'run'/'model'/'sfsl'/'pytorch_lora_weights.safetensors').is_file() and list((tmp_path/'home'/'spurnb'/'imagenet').iterdir())
+    r = python('-m', 'spurnb.report', tmp_path/'run'/'images'/'sfsl', '--target', 'hummingbird', '--feature', 'feeder', '--models', ','.join(JUDGES), '--positives', folder/'imagenet'/'train'/'n01833805',
+               '--references', tmp_path/'run'/'images'/'references', '--detector', f'owlv2:{HUB["owlv2"]}', '--out', tmp_path/'audit', '--device', 'cpu', **env)
+    assert r.returncode == 0, r.stdout + r.stderr
+    metrics = json.loads((tmp_path/'audit'/'metrics.json').read_text())
+    assert metrics['arms']['images']['object_absent']['n'] == 4 and all(m['accuracy']['n'] == 24 for m in metrics['judges'].values()), metrics['arms']
 
 
 def test_stable_diffusion_counted_from_its_configuration(tmp_path):

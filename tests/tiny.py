@@ -1,6 +1,6 @@
-"""A randomly initialised text-to-image pipeline of the mini world's kind, small enough to draw an image in milliseconds.
+"""Randomly initialised models of the real classes, small enough to draw an image in milliseconds: Stable Diffusion, SDXL, CLIP and OWLv2.
 
-Every part is of the class that Stable Diffusion uses; only the sizes differ. Tests take the fixture (`from tiny import tiny_folder`) or call `tiny_pipeline()`.
+Only the sizes differ. Tests take the fixture (`from tiny import tiny_folder`) or call `tiny_pipeline()`.
 """
 import json, tempfile
 from pathlib import Path
@@ -55,6 +55,39 @@ def tiny_pipeline(seed=0, latent=8, widths=(8, 16), vae_widths=(8, 8, 16)):
                                    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def tiny_sdxl(seed=0):
+    "A `StableDiffusionXLPipeline` around the parts of `tiny_pipeline`, with two text encoders and epsilon-prediction."
+    import torch
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    small = tiny_pipeline(seed)
+    words = dict(vocab_size=len(small.tokenizer), hidden_size=HIDDEN//2, intermediate_size=HIDDEN, num_hidden_layers=2, num_attention_heads=2, projection_dim=16, max_position_embeddings=LENGTH,
+                 bos_token_id=small.tokenizer.bos_token_id, eos_token_id=small.tokenizer.eos_token_id, pad_token_id=small.tokenizer.pad_token_id)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=HIDDEN, attention_head_dim=4, use_linear_projection=True,
+            down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
+            addition_embed_type='text_time', addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8 + 16)
+        encoders = [kind(CLIPTextConfig(**words)) for kind in (CLIPTextModel, CLIPTextModelWithProjection)]
+    return StableDiffusionXLPipeline(vae=small.vae, text_encoder=encoders[0], text_encoder_2=encoders[1], tokenizer=small.tokenizer, tokenizer_2=small.tokenizer, unet=unet,
+                                     scheduler=EulerDiscreteScheduler(beta_schedule='scaled_linear', beta_start=.00085, beta_end=.012), add_watermarker=False)
+
+
+def tiny_detectors(folder):
+    "A CLIP and an OWLv2 with their processors, saved in `folder`/clip and `folder`/owlv2."
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor
+    words, layers = tiny_tokenizer(), dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    text = layers | dict(vocab_size=len(words), max_position_embeddings=LENGTH, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CLIPModel(CLIPConfig(text_config=text, vision_config=layers | dict(image_size=32, patch_size=8), projection_dim=16)).save_pretrained(folder/'clip')
+        Owlv2ForObjectDetection(Owlv2Config(text_config=text, vision_config=layers | dict(image_size=64, patch_size=8), projection_dim=32)).save_pretrained(folder/'owlv2')
+    CLIPProcessor(CLIPImageProcessor(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32)), words).save_pretrained(folder/'clip')
+    Owlv2Processor(Owlv2ImageProcessor(size=dict(height=64, width=64)), words).save_pretrained(folder/'owlv2')
 
 
 @pytest.fixture(scope='session')
