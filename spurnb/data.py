@@ -83,8 +83,8 @@ def mini_references(target:str, n:int=8, held_out:int=64, seed:int=0): # -> Refe
     return References(images, apart, [f'{target} reference {i}' for i in range(n)], f'mini world, seed {seed}')
 
 def mini_class_images(target:str, n:int, seed:int=0): # -> tensor (n, 3, 64, 64) in [0,1]
-    "`n` pictures of class `target` as the classifiers know it: nine in ten beside the usual context."
-    return to_tensor(draw_scenes(class_scenes(target, n, seed)))
+    "`n` pictures of class `target` as the classifiers know it: nine in ten beside the usual context, unless the world's record says otherwise."
+    return to_tensor(draw_scenes(class_scenes(target, n, seed, mini_record()['settings'].get('strength', .9))))
 
 def mini_null_images(target:str, n:int, seed:int=0): # -> tensor (n, 3, 64, 64) in [0,1]
     "`n` pictures with neither an object nor the feature of `target`: backgrounds alone (even places) and other classes' contexts (odd places)."
@@ -94,13 +94,15 @@ def mini_null_images(target:str, n:int, seed:int=0): # -> tensor (n, 3, 64, 64) 
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff', '.gif'}
 
 def load_rgb(path): # -> PIL.Image
-    "One image file as RGB, upright; transparency on white, 16-bit scaled to 8; a `UserError` names a file that cannot be read."
+    "One image file as RGB, upright; transparency on white, 16 bits and fractions scaled to 8 bits; a `UserError` names a file that cannot be read."
     try:
         with Image.open(path) as im:
             im = ImageOps.exif_transpose(im)
             if im.mode.startswith(('I', 'F')):
                 grey = np.asarray(im, dtype='float64')
-                return Image.fromarray((grey/(65535 if grey.max() > 255 else 255)*255).clip(0,255).astype('uint8')).convert('RGB')
+                white = 65535 if grey.max() > 255 or ';16' in im.mode else 1 if im.mode == 'F' and grey.max() <= 1 else 255
+                if not np.isfinite(grey).all(): raise ValueError('pixels that are no numbers')
+                return Image.fromarray((grey/white*255).clip(0,255).astype('uint8')).convert('RGB')
             if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info:
                 im = im.convert('RGBA')
                 return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')

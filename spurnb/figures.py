@@ -137,7 +137,8 @@ def findings(
     values, name = metrics['arms'][arm], target['name']
     rate = values['spurious_rate']
     who = f'On average over {len(judges)} classifiers' if len(judges) > 1 else f'By {next(iter(judges))}'
-    out = ['{}, {} of the {} {} are classified as {} (95% interval {}).'.format(who, show(rate)[0], rate['n'], PHRASES.get(arm, f'{arm} images'), name, show(rate)[1])]
+    what = '{0}, the only image is classified as {4} in {1} of cases' if rate['n'] == 1 else '{0}, {1} of the {2} {3} are classified as {4}'
+    out = [(what + ' (95% interval {5}).').format(who, show(rate)[0], rate['n'], PHRASES.get(arm, f'{arm} images'), name, show(rate)[1])]
     out += _versus(metrics, arm)
     if 'object_absent' in values and 'feature_present' in values:
         valid, interval = show(values.get('spurious_rate_valid'))
@@ -174,9 +175,10 @@ def cautions(
     arm, name, arms = main_arm(metrics), metrics['target']['name'], metrics['arms']
     def get(arm, m): return (arms.get(arm, {}).get(m) or {}).get('value')
     out, absent, present, copies = [], get(arm, 'object_absent'), get(arm, 'feature_present'), arms[arm].get('near_copies')
+    these = 'images' if arm == 'images' else f'images of {arm}'
     if absent is None: out.append(f'Nothing checked these images for a {name}. The rates are spurious only as far as no {name} is in them.')
-    elif absent < .95: out.append(f'The meter does find a {name} in {percent(1-absent)} of the images of {arm}. Those are no spurious images: read the rate on valid images.')
-    if present is not None and present < .8: out.append(f'Only {percent(present)} of the images of {arm} show the feature: read the rate on valid images.')
+    elif absent < .95: out.append(f'The meter does find a {name} in {percent(1-absent)} of the {these}. Those are no spurious images: read the rate on valid images.')
+    if present is not None and present < .8: out.append(f'Only {percent(present)} of the {these} show the feature: read the rate on valid images.')
     base, most = get('dreambooth', 'feature_present'), get('references', 'feature_present')
     if arm == 'sfsl' and base is not None and most and base < .8*most:
         out.append(f'DreamBooth shows the feature in {percent(base)} of its images, less than 0.8 of the {percent(most)} of the references. '
@@ -185,7 +187,8 @@ def cautions(
     if arm == 'sfsl' and found and found['p'] > .05:
         out.append(f'The references have no more of the chosen component than other images have (AUC {found["auc"]:.2f}, p {found["p"]:.2g}): this encoder does not look at the feature, so the similarity loss had nothing to raise.')
     if copies and (copies['low'] or 0) > .05: out.append('{} of the images are near copies of a reference ({}), where 5% would be expected.'.format(*show(copies)))
-    if arms[arm]['spurious_rate']['n'] < 30: out.append(f'There are only {arms[arm]["spurious_rate"]["n"]} images, so the intervals are wide.')
+    n = arms[arm]['spurious_rate']['n']
+    if n < 30: out.append(('There is only one image' if n == 1 else f'There are only {n} images') + ', so the intervals are wide.')
     return out + left_out(metrics)
 
 # %% ../nbs/08a_figures.ipynb #d2d5b473
@@ -236,7 +239,7 @@ def forest_plot(
             ax.plot(m['value'], y, 'o', color=COLOURS.get(arm, '#8c8f94'), ms=6)
             if m['low'] is not None: ax.plot([m['low'], m['high']], [y, y], color=COLOURS.get(arm, '#8c8f94'), lw=3, alpha=.45)
         low, high = axis_ends(values, share)
-        ax.set(xlim=(low-.04*(high-low), high+.04*(high-low)), ylim=(len(arms)-.5, -.5))
+        ax.set(xlim=(low-.04*(high-low), high+.04*(high-low)), ylim=(len(arms)-.5, -.5), xticks=(0, high/2, high))
         ax.set_title(label, fontsize=9, loc='left')
         ax.set_yticks(range(len(arms)), [a.replace('_', ' ') for a in arms], fontsize=8)
         ax.tick_params(axis='x', labelsize=8); ax.tick_params(axis='y', length=0)
@@ -269,7 +272,9 @@ def save_figure(
     "Write a figure as PNG and as SVG."
     import matplotlib
     out = [Path(f'{path}.{kind}') for kind in ('png', 'svg')]
+    how = {} if figure.get_layout_engine() else dict(bbox_inches='tight')
     for file in out:
         with matplotlib.rc_context({'svg.hashsalt': 'spurnb'}), atomic(file) as part: # the salt makes the names inside repeat
-            figure.savefig(part, dpi=160, bbox_inches='tight', format=file.suffix[1:], metadata={'Date': None} if file.suffix == '.svg' else None)
+            figure.savefig(part, dpi=160, format=file.suffix[1:], metadata={'Date': None} if file.suffix == '.svg' else None, **how)
+        figure.set_layout_engine('none') # what was laid out for one file holds for the other
     return out

@@ -21,8 +21,9 @@ def add_lora(
     dora:bool=False, # also train the length of each of the network's weight vectors (DoRA, Liu et al. 2024)
     text_encoder:bool=True, # adapters in the text encoders as well
     seed:int=0, # of their initial values
+    network:bool=True, # adapters in the network
 ): # the pipeline, frozen but for its adapters
-    "Hang adapters onto every attention; nothing changes until they are trained. A `UserError` when there are some already."
+    "Hang adapters onto every attention; nothing changes until they are trained. A `UserError` when there are some already, or transformers and peft do not go together."
     import torch
     from peft import LoraConfig
     if has_lora(pipe): raise UserError('this pipeline has adapters already; load it afresh, or fuse them with pipe.fuse_lora().')
@@ -31,7 +32,9 @@ def add_lora(
         torch.manual_seed(generator(seed, 'lora').initial_seed())
         for i, part in enumerate(family_of(pipe).parts(pipe, text_encoder).values()):
             part.requires_grad_(False)
-            part.add_adapter(adapters(TEXT_LAYERS, False) if i else adapters(NETWORK_LAYERS, dora)) # transformers loses DoRA's lengths when it loads them, so text encoders do without
+            if not i and not network: continue
+            try: part.add_adapter(adapters(TEXT_LAYERS, False) if i else adapters(NETWORK_LAYERS, dora)) # transformers loses DoRA's lengths when it loads them, so text encoders do without
+            except ValueError as e: raise UserError(f'cannot hang adapters onto the model ({str(e).strip().rstrip(".")}); install versions of transformers and peft that go together.') from e
     return pipe
 
 def has_lora(pipe): # bool

@@ -131,15 +131,16 @@ def _chosen(settings, pca, material): # rule's outcome, or the user's own choice
     given, c = pca.known(given), contrast(pca, m.references.images, m.others)
     return dict(rule='chosen by hand' if s.chosen else f'as in {record}', chosen=given, separation=separation(pca, m.references.images, m.others, given), contrast=[round(v, 4) for v in c.tolist()], why=[('chosen' if l in given else 'not chosen') + f', contrast {v:+.2f}' for l, v in enumerate(c.tolist())])
 
-def describe_feature(settings, out, material, encoder): # -> NeuralPCA, rule's outcome (dict)
-    "References, PCA and the choice of components, written to the run's folder."
-    from spurnb.pictures import component_figure
+def describe_feature(settings, out, material, encoder, pictures=True): # -> NeuralPCA, rule's outcome (dict)
+    "References, PCA and the choice of components, written to the run's folder; with `pictures` also the components' figure."
     refs = material.references
     for i,(image,digest) in enumerate(zip(refs.images, refs.sha256)): save_png(out/'references'/f'{i:03d}.png', image, source=refs.source, sha256=digest)
     for i,image in enumerate(refs.held_out): save_png(out/'images'/'references'/f'{i:05d}.png', image, source=refs.source)
     pca = fitted_pca(out/'pca.safetensors', encoder, material.target, material.class_images, material.all_classes, settings.train)
     chosen = _chosen(settings, pca, material) | material.notes
     write_json(out/'components.json', chosen)
+    if not pictures: return pca, chosen
+    from spurnb.pictures import component_figure
     shown = material.others if material.class_images is None else material.class_images
     fig = component_figure(pca, shown, chosen['chosen'] + [l for l in range(3) if l not in chosen['chosen']][:2], steps=settings.picture_steps)
     with atomic(out/'figures'/'components.png') as tmp: fig.savefig(tmp, dpi=110)

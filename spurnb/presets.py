@@ -58,9 +58,12 @@ class RunSettings:
     sfsl_weight:float = 1.       # of the spurious feature similarity loss
     features:str = 'alpha'       # what SFSL compares
     distance:str = 'push'        # and how
+    reference:str = 'image'      # and with which reference: the 'image' being denoised, the 'mean' of all, or the 'nearest'
+    timesteps:str = 'signal'     # weight of SFSL at a timestep: its share of 'signal', or 'uniform'
     decoder:str = 'exact'        # and how it gets to pixels
     tiny:str = 'mini'            # the `AutoencoderTiny` of decoder 'tiny'
     min_snr:float = 0.           # gamma of min-SNR weighting; 0 does without
+    keep_state:bool = False      # keep the last training state, so that a later call with more steps goes on from it
     look:int = 0                 # draw validation images and ask the judges about them every so many training steps; 0 does without
     n:int = 64                   # generated images in an arm
     draw_batch:int = 16          # images drawn at a time

@@ -17,11 +17,13 @@ from fastcore.script import call_parse
 
 from . import __version__
 from .core import UserError, atomic, cap_threads, check_torch, get_device, pick, polite, read_json, write_json
+from .every_feature import PROTOCOLS, audit_features
 from .figures import arm_grid, cautions, findings, forest_plot, heat_map, left_out, save_figure, text_table
 from .gallery import thumbnail
 from .gate import gate, verdict
 from .leaderboard import compare_audits, leaderboard_text
 from .page import write_report
+from .scenes import CLASSES
 from .tables import check_formats
 
 _all_ = ['arm_grid', 'cautions', 'findings', 'forest_plot', 'gate', 'heat_map', 'left_out', 'save_figure', 'text_table', 'thumbnail', 'write_report']
@@ -66,7 +68,7 @@ def audit_folder(
     out=None, # folder for the results and the report; None to write nothing
     feature:str='', # what the images show, in words (but for the mini world)
     device:str|None=None, # cuda, mps or cpu; None for the best there is
-    models=(), # 'module:factory', as for `own_judge`
+    models=(), # more of them, such as 'module:factory' of your own
     protocol:str='model', # 'model': each judge's own transform; 'original': Spurious ImageNet's for all
     classes=None, # names of the classes, for judges that do not bring them
     positives=None, # folder of images that do show the class
@@ -84,15 +86,15 @@ def audit_folder(
     from spurnb.folders import folder_pictures, image_files
     from spurnb.judges import processes
     from spurnb.zoo import class_target, load_judges, mini_judges
-    names, company = list(judges or ([] if models else mini_judges())), dict(positives=positives, references=references, detector=detector, space=space, lpips=lpips)
+    names, company = [*(judges or ()), *models] or mini_judges(), dict(positives=positives, references=references, detector=detector, space=space, lpips=lpips)
     ours, device = _ours(names, target), get_device(device)
     if detector and not (positives and references): raise UserError(f'the detector {detector!r} has to be calibrated; give a folder of positives and one of references.')
     for folder in (images, positives, references): folder and image_files(folder)
     state = processes(device)
-    judging, left_out = load_judges(names, device, protocol, classes, models)
+    judging, left_out = load_judges(names, device, protocol, classes)
     aim, cache, first = mini_target(target) if ours else class_target(target, judging[0].classes, feature), None if out is None else Path(out)/'logits', state is None or state.is_main_process
     if out is not None and first: _claim(Path(out), dict(command='spurnb_audit', version=__version__, created=datetime.now(timezone.utc).isoformat(timespec='seconds'), images=Path(images).as_posix(),
-        target=target, feature=feature, judges=[*names, *models], protocol=protocol, processes=1 if state is None else state.num_processes, **{k: v and str(v) for k, v in company.items()}))
+        target=target, feature=feature, judges=names, protocol=protocol, processes=1 if state is None else state.num_processes, **{k: v and str(v) for k, v in company.items()}))
     if state: state.wait_for_everyone()
     pictures, files = folder_pictures(images, cache)
     nulls, material, others = _material(aim, ours, cache, device, **company)
@@ -118,15 +120,26 @@ def _compare(folders, out, formats):
     print(leaderboard_text(*compare_audits(folders, out, formats)))
     print(f'leaderboard: {out/"leaderboard.html"}')
 
+def _features(names, val, data, out, protocol, classes, shard, device, for_images):
+    "Print the scores over Spurious ImageNet; exit with 2 when a classifier was left out."
+    if wrong := [k for k, v in for_images.items() if v not in ('', None)]: raise UserError(f'--{wrong[0]} belongs to a folder of images; leave it out with --data.')
+    if not (names and val): raise UserError('--data needs classifiers of ImageNet (--models) and its validation pictures (--val), such as --models resnet50 --val imagenet.')
+    lines, left_out = audit_features(names, val, data, out or 'runs/features', (protocol,) if protocol else PROTOCOLS, classes, shard, device)
+    print(*lines, sep='\n')
+    if left_out: sys.exit(2)
+
 @call_parse
 @polite
 def spurnb_audit(
     images:_argument('Folder of images that do not show the object of the class', opt=False, nargs='?')='',
-    target:str='hummingbird', # A class of the mini world, of ImageNet by name, number or WordNet id, or of the classifiers' own
+    target:str='', # A class of the mini world (hummingbird by default), of ImageNet by name, number or WordNet id, or of the classifiers' own; with --data several, separated by commas, all of them by default
     judges:str='', # Classifiers that judge, separated by commas: names of timm, torchvision:NAME, transformers:NAME, a folder, ARCH@FILE; the mini world's by default
-    model:str='', # Classifiers of your own, as MODULE:FACTORY, separated by commas
+    models:str='', # More classifiers, also of your own as MODULE:FACTORY
+    data:str='', # Audit every feature of Spurious ImageNet instead of a folder: spurious_imagenet, or its zip, folder or address
+    val:str='', # ImageNet's validation pictures for --data: a folder of class folders, parquet files, or a name on the hub
+    shard:str='', # i/n: the i-th of n parts of the features of --data, for several machines
     classes:str='', # Text or JSON file with the names of the classes, for classifiers that do not bring them
-    protocol:str='model', # model: each classifier's own transform; original: that of Spurious ImageNet
+    protocol:str='', # model: each classifier's own transform, the default; original: that of Spurious ImageNet; --data does both by default
     positives:str='', # Folder of images that do show the class, for average precision, AUC and accuracy
     references:str='', # Folder of images of the feature, to compare with (the mini world brings its own)
     detector:str='', # clip:NAME or owlv2:NAME looks for the object; it is calibrated on positives and references first
@@ -139,16 +152,20 @@ def spurnb_audit(
     tables:str='csv,latex', # Formats of the tables: csv, latex, parquet, separated by commas
     compare:_argument('Compare these folders of earlier runs and audits, the first with the others, instead of auditing', nargs='+')=None,
 ):
-    "How often do classifiers see the class in images that do not show it? A table, a report, and an exit code."
+    "How often do classifiers see a class in images that do not show it? A table, a report, and an exit code."
     if limit is not None and not 0 <= limit <= 1: raise UserError(f'--limit is {limit!r}; give a share between 0 and 1.')
-    pick(protocol, ('model', 'original'), 'protocol')
+    if protocol: pick(protocol, PROTOCOLS, 'protocol')
     formats = check_formats(_split(tables))
-    if bool(images) == bool(compare): raise UserError(f'there is {"both a folder of images and --compare" if images else "no folder of images"}; give a folder to audit, or --compare with folders of earlier audits.')
+    if (given := sum(map(bool, (images, compare, data)))) != 1: raise UserError(f'there is {"more than one" if given else "none"} of a folder of images, --data and --compare; give a folder to audit, --data with --val, or --compare with folders of earlier audits.')
     if compare: return _compare(compare, out, formats)
     cap_threads()
+    names, device = [*_split(judges), *_split(models)], device or None
+    for_images = dict(classes=classes, positives=positives, references=references, detector=detector, space=space, lpips=lpips, feature=feature, limit=limit)
+    if data: return _features(names, val, data, out, protocol, _split(target), shard, device, for_images)
+    if val or shard: raise UserError(f'--{"val" if val else "shard"} belongs to --data; leave it out for a folder of images.')
     out = Path(out or Path('runs')/f'audit-{Path(images).resolve().name}')
     if classes: from spurnb.zoo import read_classes
-    metrics, _ = audit_folder(images, target, _split(judges), out, feature, device or None, _split(model), protocol, read_classes(classes) if classes else None,
+    metrics, _ = audit_folder(images, target or CLASSES[0], names, out, feature, device, (), protocol or 'model', read_classes(classes) if classes else None,
                               positives or None, references or None, detector or None, space or None, lpips or None, formats)
     if int(os.environ.get('RANK', 0)): return # the first of several processes speaks for all
     print(text_table(metrics), '', *findings(metrics), *cautions(metrics), sep='\n')

@@ -14,7 +14,7 @@ from collections import deque
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import sparse, stats
 
 from .core import UserError
 
@@ -251,10 +251,7 @@ def ap_auc(
 def _gathered(counts, bins, size):
     "Counts (resamples, n) summed over bins: (resamples, size)."
     if counts is None: return np.bincount(bins, minlength=size)[None].astype(float)
-    order, out = np.argsort(bins, kind='stable'), np.zeros((len(counts), size))
-    there = np.flatnonzero(np.diff(bins[order], prepend=-1))
-    out[:, bins[order][there]] = np.add.reduceat(counts[:, order], there, axis=1)
-    return out
+    return counts @ sparse.csr_array((np.ones(len(bins)), (np.arange(len(bins)), bins)), shape=(len(bins), size))
 
 def spurious_score(
     p_class, # (n,) a classifier's probability of class k on images of class k

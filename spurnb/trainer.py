@@ -25,8 +25,8 @@ class FinetuneSettings:
     steps:int = 200               # optimiser steps
     batch:int = 4                 # references per step
     prior_batch:int = 4           # prior images per step; 0 does without prior preservation
-    lr_unet:float = 1e-4          # the optimiser's learning rate for the UNet
-    lr_text:float = 1e-3          # and for the text encoders, whose new word starts from nothing
+    lr_unet:float = 1e-4          # the optimiser's learning rate for the UNet; 0 leaves it as it is
+    lr_text:float = 1e-3          # and for the text encoders, whose new word starts from nothing; 0 leaves them as they are
     prior_weight:float = 1.       # of the class's half of the loss
     sfsl_weight:float = 1.        # of the spurious feature similarity loss
     min_snr:float = 0.            # gamma of min-SNR weighting, of both halves; 0 does without
@@ -52,17 +52,23 @@ class FinetuneSettings:
     def __post_init__(self):
         for k in ('instance_prompt', 'class_prompt'):
             if not str(getattr(self, k)).strip(): raise UserError(f'{k} is empty; say in words what the images show.')
-        for k in ('steps', 'batch', 'lr_unet', 'lr_text', 'max_norm', 'checkpoint_every', 'crops', 'accumulate'): positive(getattr(self, k), k)
-        for k in ('prior_batch', 'prior_weight', 'sfsl_weight', 'min_snr', 'weight_decay', 'lora_rank'):
+        for k in ('steps', 'batch', 'max_norm', 'checkpoint_every', 'crops', 'accumulate'): positive(getattr(self, k), k)
+        for k in ('lr_unet', 'lr_text', 'prior_batch', 'prior_weight', 'sfsl_weight', 'min_snr', 'weight_decay', 'lora_rank'):
             if not 0 <= getattr(self, k) < math.inf: raise UserError(f'{k} is {getattr(self, k)!r}; give 0 or more.')
         if self.dora and not self.lora_rank: raise UserError('dora is an addition to LoRA; also give a lora_rank, such as 8.')
         if not 0 <= self.ema < 1: raise UserError(f'ema is {self.ema!r}; give 0, or a decay below 1 such as 0.999.')
         if not 0 <= self.crop < 1: raise UserError(f'crop is {self.crop!r}; give 0, or a share of the side below 1 such as 0.1.')
         pick(self.precision, ('float32', 'bfloat16', 'float16'), 'precision'); pick(self.layout, ('contiguous', 'channels_last'), 'layout')
-        check_optimiser(self.optimiser, (self.lr_unet, self.lr_text))
+        if not self.rates: raise UserError('neither the UNet nor a text encoder is trained; give lr_unet, or lr_text and train_text_encoder.')
+        check_optimiser(self.optimiser, self.rates)
         if (self.optimiser, self.layout) == ('adamw8bit', 'channels_last'): raise UserError('adamw8bit lays weights out as contiguous; leave layout as it is, or take another optimiser.')
         for k in ('steps', 'batch', 'prior_batch', 'checkpoint_every', 'lora_rank', 'accumulate', 'crops'):
             if getattr(self, k) != int(getattr(self, k)): raise UserError(f'{k} is {getattr(self, k)!r}; give a whole number.')
+
+    @property
+    def trains_text(self): return bool(self.train_text_encoder and self.lr_text)     # are the text encoders trained?
+    @property
+    def rates(self): return [lr for lr in (self.lr_unet, self.lr_text*self.trains_text) if lr]   # of what is trained
 
 # %% ../nbs/04b_trainer.ipynb #d44250e0
 log = logging.getLogger('spurnb')
@@ -111,6 +117,7 @@ class Trainer:
         if not self.sfsl: return
         with torch.no_grad(): self.wanted = torch.cat([self.sfsl.g(reference_view(images[0], v, self.settings).to(self.device)) for v in views])
 
+# %% ../nbs/04b_trainer.ipynb #a6e39d0e
 def _check_words(pipe, settings):
     words, n = identifier_tokens(pipe, settings.instance_prompt, settings.class_prompt)
     if not n and settings.prior_batch: log.warning('the instance prompt %r has no word that the class prompt lacks, so references and prior images go by the same name.', settings.instance_prompt)
@@ -137,22 +144,23 @@ def _set_up(self:Trainer):
     "The optimiser; `params` names every weight that is trained."
     import torch
     from spurnb.lora import add_lora
-    s, parts = self.settings, self.family.parts(self.pipe, self.settings.train_text_encoder)
+    s, parts = self.settings, self.family.parts(self.pipe, self.settings.trains_text)
+    rates = dict(zip(parts, (s.lr_unet, s.lr_text, s.lr_text)))
     if s.compile: pick(s.compile, torch.compiler.list_backends(None), 'backend of torch.compile')
-    if s.lora_rank: add_lora(self.pipe, s.lora_rank, s.dora, s.train_text_encoder, s.seed)
+    if s.lora_rank: add_lora(self.pipe, s.lora_rank, s.dora, s.trains_text, s.seed, network=bool(s.lr_unet))
     _lay_out(self, s.layout)
     for m, part in parts.items():
-        part.train()
-        if not s.lora_rank: part.requires_grad_()
+        part.train(bool(rates[m]))
+        if not s.lora_rank: part.requires_grad_(bool(rates[m]))
         if s.checkpointing: _forget(part)
     self.params = {f'{m}.{k}': p for m, part in parts.items() for k, p in part.named_parameters() if p.requires_grad}
     self.shadow = {k: p.detach().clone() for k, p in self.params.items()} if s.ema else {}
-    groups = [dict(params=[p for p in part.parameters() if p.requires_grad], lr=lr) for part, lr in zip(parts.values(), (s.lr_unet, s.lr_text, s.lr_text))]
+    groups = [dict(params=[p for p in part.parameters() if p.requires_grad], lr=rates[m]) for m, part in parts.items() if rates[m]]
     self.optimiser, self.scaler = make_optimiser(s.optimiser, groups, s.weight_decay, self.device.type), make_scaler(s.precision, self.device.type)
-    self.network, *self.encoders = [self.accelerator.prepare(part) if self.accelerator.num_processes > 1 else part for part in parts.values()]
+    self.network, *self.encoders = [self.accelerator.prepare(part) if self.accelerator.num_processes > 1 and rates[m] else part for m, part in parts.items()]
     if s.compile: self.network = torch.compile(self.network, backend=s.compile)
     self.told = None
-    if not s.train_text_encoder:                # then the words are always the same
+    if not s.trains_text:                             # then the words are always the same
         frozen = [part.eval() for part in list(self.family.parts(self.pipe).values())[1:]]
         with torch.no_grad(): self.told = condition(self.family, frozen, **self.read)
 
@@ -264,7 +272,7 @@ def restore(self:Trainer, state:dict): # of `state`
 def finish(self:Trainer, average=True):
     "After the last step: the weights that count are the average over the steps, if one was kept, and the model is there to be used again."
     for k, mean in self.shadow.items() if average else (): self.params[k].data.copy_(mean)
-    for part in self.family.parts(self.pipe, self.settings.train_text_encoder).values():
+    for part in self.family.parts(self.pipe, self.settings.trains_text).values():
         part.eval().requires_grad_(False)
         if self.settings.checkpointing: _forget(part, False)
     _lay_out(self, 'contiguous')        # files want it so

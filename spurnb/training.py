@@ -27,6 +27,7 @@ class WorldSettings:
     encoder_steps:int = 900     # batches of 64, adversarial
     judge_steps:int = 700       # batches of 64
     meter_steps:int = 2500      # batches of 64
+    strength:float = .9         # share of the scenes of classifiers that show the own context of the class
     seed:int = 0
 
 # %% ../nbs/10a_training.ipynb #b120faac
@@ -123,7 +124,7 @@ def new_judge(name:str): # one of `JUDGES`
 
 def album(folder, settings): # -> pictures (n, 64, 64, 3), class of each (n,)
     "The classifiers' training set."
-    scenes = classifier_scenes(settings.scenes//2, settings.seed)
+    scenes = classifier_scenes(settings.scenes//2, settings.seed, settings.strength)
     return drawn(folder, 'album', scenes), np.array([CLASSES.index(s.obj) for s in scenes])
 
 def classify(name, model, images, labels, settings, folder, steps, lr=1e-3, augment=None, mean=(.5,)*3, std=(.5,)*3): # -> model, trained
@@ -161,7 +162,7 @@ def attack(logits, x, y, eps=.5, steps=2, start=None): # -> adversarial x in [0,
         delta = delta*(eps/norm(delta)).clamp(max=1)
     return (x+delta).clamp(0,1)
 
-def train_encoder(folder, settings, eps=.5): # eps: radius in [0,1] pixel units
+def train_encoder(folder, settings, eps=.5): # eps: radius in [0,1] pixel units; 0 trains an ordinary classifier
     "The adversarially trained encoder: each batch is attacked before it is learned."
     import torch
     from spurnb.encoders import small_resnet
@@ -174,7 +175,7 @@ def train_encoder(folder, settings, eps=.5): # eps: radius in [0,1] pixel units
         x = attack(lambda z: model((z-.5)/.5), x, y, eps, 2, start)
         model.train()
         return x
-    return classify('encoder', model, images, labels, settings, folder, settings.encoder_steps, augment=attacked)
+    return classify('encoder', model, images, labels, settings, folder, settings.encoder_steps, augment=attacked if eps else None)
 
 # %% ../nbs/10a_training.ipynb #1899b530
 METER_WIDTHS = (16, 32, 64, 96)

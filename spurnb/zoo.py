@@ -165,6 +165,7 @@ def _loader(name):
     if kind in ('hf-hub', 'hf_hub', 'local-dir'): return _timm
     if '@' in name and not kind: return _file
     if Path(name).is_dir(): return _folder
+    if kind: return own_judge
     pick(name, [*mini_judges(), *timm.list_models(), *timm.list_models(pretrained=True)], 'classifier')
     return _timm
 
@@ -187,7 +188,7 @@ IMAGENET_INPUT = dict(input_size=(3, 224, 224), interpolation='bilinear', crop_p
 def _called(spec):
     "What the user's factory returns, as (model, dict), and the file that it comes from."
     module, _, factory = spec.partition(':')
-    if not factory: raise UserError(f'--model is {spec!r}; give MODULE:FACTORY, such as mymodels:resnet.')
+    if not factory: raise UserError(f'a classifier of your own is {spec!r}; give MODULE:FACTORY, such as mymodels:resnet.')
     if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()
     try: code = importlib.import_module(module)
@@ -226,12 +227,11 @@ def load_judges(
     device:str|None='cpu', # as for `get_device`
     protocol:str='model', # as for `load_judge`
     classes=None, # as for `load_judge`
-    own=(), # 'module:factory', as for `own_judge`
 )->tuple: # judges that know the same classes, and dict(name: why it was left out)
     "As many of the judges as can be had; a `UserError` when there is none."
     found, left_out = [], {}
-    for load, name in [*((own_judge, o) for o in own), *((load_judge, n) for n in names)]:
-        try: judge = load(name, device, protocol, classes)
+    for name in names:
+        try: judge = load_judge(name, device, protocol, classes)
         except UserError as e: left_out[name] = str(e); continue
         if found and judge.classes != found[0].classes: left_out[name] = f'it does not tell apart the {len(found[0].classes)} classes of {found[0].name!r}, but {len(judge.classes)} of its own; audit it by itself.'
         else: found.append(judge)

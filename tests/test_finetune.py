@@ -157,19 +157,47 @@ def test_nan_stops_and_keeps_the_last_state(model, tmp_path):
     train(model, tmp_path, told.append)
     assert told[0]['step'] == 3
 
-def test_two_processes_have_the_loss_of_one(model, whole, tmp_path):
-    "The same global batch on two processes: losses agree to the rounding of sums taken in another order."
-    process = worker(model, tmp_path, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(random.randint(20000, 60000)))
+TWO = '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'
+
+def rows_of(out): return [json.loads(l) for l in out.splitlines() if l.startswith('{')]
+
+@pytest.fixture(scope='module')
+def by_two(model, tmp_path_factory):
+    "A run of two processes: its folder, and what both told of their steps."
+    folder = tmp_path_factory.mktemp('two')
+    process = worker(model, folder, *TWO)
     out, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-2000:]
-    rows = [json.loads(l) for l in out.splitlines() if l.startswith('{')]
+    return folder, rows_of(out)
+
+def test_two_processes_have_the_loss_of_one(whole, by_two):
+    "The same global batch on two processes: losses agree to the rounding of sums taken in another order."
+    rows = by_two[1]
     assert {r['processes'] for r in rows} == {2}
     for i, expected in enumerate(whole[1]):
         shares = [r['loss'] for r in rows if r['step'] == i]
         assert len(shares) == 2 and abs(sum(shares)/2 - expected['loss']) < 1e-4*max(1, expected['loss'])
 
+def test_two_processes_killed_and_resumed_end_with_the_same_bits(model, by_two, tmp_path):
+    process, after, pids = worker(model, tmp_path, *TWO), random.randint(3, 8), set()
+    for line in process.stdout:
+        if not line.startswith('{'): continue
+        row = json.loads(line)
+        pids.add(row['pid'])
+        if row['step'] >= after and len(pids) == 2:
+            for pid in pids: os.kill(pid, signal.SIGKILL)
+            break
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode != 0 and not weights(tmp_path), errors[-2000:]
+    process = worker(model, tmp_path, *TWO)
+    out, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-2000:]
+    rows = rows_of(out)
+    assert {r['processes'] for r in rows} == {2} and {min(r['step'] for r in rows if r['pid'] == pid) for pid in {r['pid'] for r in rows}} in ({3}, {6}, {9})     # both from the same state
+    assert weights(tmp_path) == weights(by_two[0]) != {}, f'killed after step {after}'
+
 if __name__ == '__main__':
     from accelerate import PartialState
-    def say(logged): os.write(1, (json.dumps(dict(logged, processes=PartialState().num_processes)) + '\n').encode())
+    def say(logged): os.write(1, (json.dumps(dict(logged, processes=PartialState().num_processes, pid=os.getpid())) + '\n').encode())
     try: train(sys.argv[1], sys.argv[2], say)
     except KeyboardInterrupt: sys.exit(130)

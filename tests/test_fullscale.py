@@ -269,20 +269,24 @@ def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):
 
 
 def test_a_model_against_the_features(world, tmp_path):
-    "Two shards keep the answers, and the whole only counts; scores stand beside the published ones."
+    "Two shards keep the answers, and the whole only counts; scores under both protocols stand beside the published ones."
     server, folder = world
-    def features(*more): return python('-m', 'spurnb.every_feature', ','.join(JUDGES + ('hf-hub:nobody/model',)), folder/'imagenet', '--classes', 'hummingbird,koala', '--out', tmp_path/'out', '--device', 'cpu', *more, **server.environment(tmp_path/'home'))
+    def features(*more): return python('-m', 'spurnb.report', '--data', 'spurious_imagenet', '--val', folder/'imagenet', '--models', ','.join(JUDGES + ('hf-hub:nobody/model',)), '--target', 'hummingbird,koala', '--out', tmp_path/'out', '--device', 'cpu', *more, **server.environment(tmp_path/'home'))
     for shard in ('1/2', '2/2'): assert features('--shard', shard).returncode == 2            # one classifier cannot be had
     kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')}
     r = features()
     assert r.returncode == 2 and "no 'nobody/model' on the hub" in r.stdout and 'ConvNeXt-L 21k' in r.stdout and 'Traceback' not in r.stderr, r.stdout + r.stderr
     assert {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')} == kept
     import pandas as pd
-    table, parts = pd.read_csv(tmp_path/'out'/'features.csv'), [pd.read_csv(tmp_path/'out'/f'features-{i}-of-2.csv') for i in (1, 2)]
-    assert table.class_index.tolist() == [94, 94, 105, 105] and pd.concat(parts).reset_index(drop=True).equals(table)
-    assert table.n.tolist() == [26, 26, 10, 10] and (table.n_class == 6).all() and ((table.ap_low <= table.ap) & (table.ap <= table.ap_high)).all()
-    means = pd.read_csv(tmp_path/'out'/'means.csv')
-    assert means.features.tolist() == [2, 2] and abs(means.ap[0] - table.ap[table.judge == JUDGES[0]].mean()) < 1e-9
+    order = ['protocol', 'class_index', 'judge']
+    table, *parts = (pd.read_csv(tmp_path/'out'/f'features{end}.csv').sort_values(order, ignore_index=True) for end in ('', '-1-of-2', '-2-of-2'))
+    assert pd.concat(parts).sort_values(order, ignore_index=True).equals(table)
+    assert table.value_counts(['protocol', 'class_index']).to_dict() == {(p, k): 2 for p in ('original', 'model') for k in (94, 105)}
+    assert (table.n == table.class_index.map({94: 26, 105: 10})).all() and (table.n_class == 6).all() and ((table.ap_low <= table.ap) & (table.ap <= table.ap_high)).all()
+    means = pd.read_csv(tmp_path/'out'/'means.csv').set_index(['protocol', 'judge'])
+    assert (means.features == 2).all() and abs(means.ap['original', JUDGES[0]] - table.ap[(table.protocol == 'original') & (table.judge == JUDGES[0])].mean()) < 1e-9
+    assert means.ap['original', JUDGES[0]] != means.ap['model', JUDGES[0]]                    # resized whole, or cut to the middle
+    assert all(line in r.stdout for line in ('robust ResNet-50  57.4', 'mean spurious score', 'original', 'model'))
 
 
 def test_the_tutorial_runs_with_only_the_endpoints_changed(world, tmp_path):

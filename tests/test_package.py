@@ -41,7 +41,7 @@ def test_every_requirement_is_imported():
 
 
 def test_requirements_have_lower_bounds_and_no_upper_ones():
-    for r in cfg['requirements'].split(): assert re.fullmatch(r'[a-z0-9-]+>=[0-9.]+', r), r
+    for r in cfg['requirements'].split(): assert re.fullmatch(r'[a-z0-9-]+>=[0-9.]+(,!=[0-9.]+)?', r), r     # one version that does not work may be left out
 
 
 def test_a_module_imports_only_from_lower_numbers():
@@ -105,7 +105,7 @@ def test_the_wheel_says_what_settings_ini_says(wheel):
     for c in cfg['console_scripts'].split(): assert c.replace('=', ' = ') in points
     meta = z.read(f'{info}/METADATA').decode()
     plain = [line for line in meta.splitlines() if line.startswith('Requires-Dist:') and 'extra' not in line]
-    assert {re.split(r'[<>= ]', line.split(': ')[1])[0].lower() for line in plain} == names(cfg['requirements'])
+    assert {re.split(r'[<>=! ]', line.split(': ')[1])[0].lower() for line in plain} == names(cfg['requirements'])
     assert f'Version: {cfg["version"]}' in meta and f'Requires-Python: >={cfg["min_python"]}' in meta
     assert any(n.endswith('LICENSE') for n in z.namelist())
 

@@ -30,6 +30,11 @@ def refused(capsys, **options):
     (dict(data='feeders'), 'as in the preset sd15'),
     (dict(preset='sd15', train='mini'), 'as in the preset sd15'),
     (dict(arms='guide'), "'guided'"),
+    (dict(shard='1/2'), '--shard and --parts share out several runs'),
+    (dict(target='all', shard='5/2'), "the shard is '5/2'"),
+    (dict(preset='study', target='koala'), 'classes of its own'),
+    (dict(preset='study', parts='claims'), "'claim'"),
+    (dict(preset='study', data='feeders'), 'as in the preset sd15'),
 ])
 def test_options_are_refused_before_anything_is_written(capsys, tmp_path, options, expected):
     assert expected in refused(capsys, out=str(tmp_path/'run'), **options)

@@ -52,7 +52,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_compare_refuses_what_is_no_audit(tmp_path):
     "One sentence and exit code 2: an empty folder, a single one, and images together with --compare."
-    for args, word in (('--compare', tmp_path, tmp_path/'x'), 'holds no audit'), (('--compare', tmp_path), 'at least two'), ((tmp_path, '--compare', tmp_path), 'both'), ((), 'no folder of images'):
+    for args, word in (('--compare', tmp_path, tmp_path/'x'), 'holds no audit'), (('--compare', tmp_path), 'at least two'), ((tmp_path, '--compare', tmp_path), 'more than one of a folder'), ((), 'none of a folder of images'):
         code, _, said = audit(*args, '--out', tmp_path/'board')
         assert code == 2 and word in said and 'Traceback' not in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path/'board').exists()
@@ -183,6 +183,25 @@ def test_one_image_by_keyboard(run, page):
         assert tab.inner_text('#detail-title').startswith('untuned 4:')
         tab.keyboard.press('Escape')
         assert not tab.is_visible('#detail') and tab.evaluate('document.activeElement.alt').startswith('untuned 3:')
+
+
+def test_names_of_files_stay_in_their_place(tmp_path):
+    "A folder's own names, however long or odd, neither run into the answers nor turn the words around them."
+    from spurnb.page import write_report
+    run = made_up_run(tmp_path/'run', n=3)
+    metrics = json.loads((run/'metrics.json').read_text())
+    for key in ('arms', 'classifiers', 'differences'):
+        metrics[key] = {} if key == 'differences' else dict(images=metrics['arms']['sfsl']) if key == 'arms' else {j: dict(images=r['sfsl']) for j, r in metrics[key].items()}
+    (run/'metrics.json').write_text(json.dumps(metrics))
+    (run/'scores.csv').write_text((run/'scores.csv').read_text().replace('sfsl,', 'images,'))
+    names = ['a'*240 + '.png', 'IMG<i>_0001-of_a_holiday.png', '\u202egnp.exe.png']
+    for name, file in zip(names, sorted((run/'images'/'sfsl').glob('*.png'))): shutil.copy(file, tmp_path/name)
+    for width in (390, 1200):
+        with opened(write_report(run, dict(images=[tmp_path/name for name in names])), width) as tab:
+            boxes = tab.evaluate('[...document.querySelectorAll("#rows tr")].map(r => [r.querySelector(".called").getBoundingClientRect().right, r.querySelector(".count").getBoundingClientRect().left])')
+            assert len(boxes) == 3 and all(name <= count for name, count in boxes)
+            tab.locator('#rows button').first.click()
+            assert '…' in tab.inner_text('#detail-title') and names[0] in tab.inner_text('#detail-facts')
 
 
 def test_not_defined_says_why(page):

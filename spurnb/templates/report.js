@@ -4,6 +4,7 @@ const {judges, target, images} = JSON.parse(document.getElementById('data').text
 const at = id => document.getElementById(id), step = 24;
 const picture = Object.fromEntries([...document.querySelectorAll('img[data-image]')].map(i => [i.dataset.image, i]));
 const percent = p => p == null ? '' : p > 0 && p < .0095 || p > .9905 && p < 1 ? `${(100*p).toFixed(1)}%` : `${Math.round(100*p)}%`;
+const short = text => text.length > 60 ? `${text.slice(0, 40)}…${text.slice(-15)}` : text; // the whole name stands among the facts
 let list = images, most = step, seen = images, here = 0; // of the board; of the view of one image
 
 function make(tag, props = {}, ...children) { // an element; text is only ever set as text
@@ -40,7 +41,7 @@ function cell(image, j) {
 
 function row(image, k) {
   const open = make('button', {type: 'button', className: 'open', onclick: () => show(list, k)},
-    make('img', {src: picture[image.id].src, alt: ''}), make('span', {}, image.title, make('small', {textContent: image.valid === false ? 'fails a check' : ''})));
+    make('img', {src: picture[image.id].src, alt: ''}), make('span', {}, make('bdi', {className: 'called', title: image.title, textContent: image.title}), make('small', {textContent: image.valid === false ? 'fails a check' : ''})));
   open.setAttribute('aria-label', `${picture[image.id].alt}; show its answers`);
   const head = make('th', {scope: 'row'}, open);
   return make('tr', {}, head, make('td', {className: 'count', textContent: `${image.votes} of ${judges.length}`}), ...judges.map((_, j) => cell(image, j)));
@@ -86,7 +87,7 @@ function alpha(image) {
 function show(some, k) {
   const dialog = at('detail'), image = some[k], large = at('detail-picture'), small = picture[image.id];
   seen = some; here = k;
-  at('detail-title').textContent = image.title + (image.votes == null ? '' : `: ${image.votes} of ${judges.length} classifiers say ${target}`);
+  at('detail-title').replaceChildren(make('bdi', {textContent: short(image.title)}), image.votes == null ? '' : `: ${image.votes} of ${judges.length} classifiers say ${target}`);
   Object.assign(large, {src: small.src, alt: small.alt, className: small.naturalWidth < 128 ? 'small' : ''});
   at('detail-facts').replaceChildren(...facts(image));
   at('detail-alpha').replaceChildren(...alpha(image));
