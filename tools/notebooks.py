@@ -7,7 +7,7 @@
 Cells that nbdev does not test (`#| eval: false`, `slow`, `cuda`, `net`) are not run and keep what they show.
 Exits with 1 when a notebook fails (it then stays as it was) or is larger than 500 kB.
 """
-import base64, io, os, re, sys, time
+import base64, io, os, re, sys, tempfile, time
 from pathlib import Path
 
 import nbformat
@@ -53,11 +53,13 @@ def shown(output):
 
 
 def tidy(nb):
-    "Without messages to stderr, states of widgets, and second copies of pictures."
+    "Without messages to stderr, states of widgets, second copies of pictures, and names of temporary folders."
     nb.metadata.pop('widgets', None)
     for cell in nb.cells:
         if cell.cell_type != 'code': continue
         cell.outputs = [o for o in cell.outputs if shown(o)]
+        for o in cell.outputs:
+            if 'text' in o: o.text = re.sub(rf'{re.escape(tempfile.gettempdir())}/tmp\w+', '...', o.text)
         for data in (o.data for o in cell.outputs if 'image/png' in o.get('data', {})):
             data.pop('image/jpeg', None)
             data['image/png'] = small(data['image/png'])

@@ -35,10 +35,12 @@ def render():
         if cell.cell_type == 'raw': cell.update(cell_type='markdown', source=title(cell.source))
         if re.search(r'^#\| *echo: *false', cell.source, re.M): cell.metadata.tags = ['no-input']
         cell.source = '\n'.join(line for line in cell.source.splitlines() if not line.startswith('#|'))
+    said = iter([m[1] if (m := re.search(r'^#\| *fig-alt: *"(.*)"$', c.source, re.M)) else 'png' for c in processed.cells for o in c.get('outputs', []) if 'image/png' in o.get('data', {})])
     config = Config({'TagRemovePreprocessor': {'enabled': True, 'remove_input_tags': ['no-input']}})
     text, resources = MarkdownExporter(config=config).from_notebook_node(nb, {'output_files_dir': 'index_files', 'unique_key': 'index'})
+    text = re.sub(r'!\[png\]', lambda _: f'![{next(said)}]', text)
     text = re.sub(r'<style.*?</style>\n?', '', text, flags=re.S) # tables of pandas bring a style that GitHub would print
-    text = re.sub(r'\]\(((?:tutorials/)?\d\d\w*\.ipynb)', r'](nbs/\1', text)                  # beside each other on the site, in a folder of the repository
+    text = re.sub(r'\]\(((?:tutorials/)?\w+\.ipynb)', r'](nbs/\1', text)                      # beside each other on the site, in a folder of the repository
     return re.sub(r'\n\s*\n\s*\n', '\n\n', text).strip() + '\n', resources['outputs']
 
 
