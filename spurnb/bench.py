@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'report', 'measured', 'evidence', 'pca_ours', 'pca_plain', 'bench_pca', 'pca_lines', 'bench_step',
-           'step_lines', 'spurnb_bench']
+           'step_lines', 'album', 'audit_again', 'audit_cold', 'bench_audit', 'audit_lines', 'bench_judges',
+           'judges_lines', 'spurnb_bench']
 
 # %% ../nbs/11_bench.ipynb #ec427101
-import json, subprocess, sys, time
+import json, shutil, subprocess, sys, tempfile, time
+from pathlib import Path
 
 from fastcore.script import call_parse
 
@@ -85,26 +87,68 @@ def step_lines(rows)->list: # lines to print
     head = f"{'':14}{'seconds':>9}{'ratio':>8}{'MB':>8}{'SD 1.5, counted':>17}"
     return [head] + [f"{r['way']:14}{r['seconds']:9.3f}{r['ratio']:8.2f}{r['megabytes']:8.0f}{r['counted']:17.2f}   {WAYS[r['way']]}" for r in rows]
 
+# %% ../nbs/11_bench.ipynb #0b990e09
+def album(n:int, asked:bool=False): # -> a temporary folder with n scenes of a feeder as files; `asked`: and with an audit of them
+    "What an audit is measured on."
+    from spurnb.core import save_png
+    from spurnb.scenes import reference_scenes
+    cap_threads()
+    home = tempfile.TemporaryDirectory()
+    for i, scene in enumerate(reference_scenes('hummingbird', n, seed=77)): save_png(Path(home.name)/'images'/f'{i:05d}.png', scene.draw())
+    if asked: audit_again(home)
+    return home
+
+def audit_again(home): # -> spurious rate of each judge
+    "An audit with whatever is on file."
+    from spurnb.report import audit_folder
+    metrics, _ = audit_folder(Path(home.name)/'images', 'hummingbird', out=Path(home.name)/'out', device='cpu')
+    return [arms['images']['value'] for arms in metrics['classifiers'].values()]
+
+def audit_cold(home): # -> spurious rate of each judge
+    "An audit with nothing on file."
+    shutil.rmtree(Path(home.name)/'out', ignore_errors=True)
+    return audit_again(home)
+
+def bench_audit(n:int=1000, repeats:int=3)->list: # one dict per way
+    "An audit of n images by the mini world's judges on the CPU, with nothing on file and with everything."
+    return [dict(way=way, n=n, **measured('album', work, dict(n=2), dict(n=positive(n, 'n'), asked=way == 'again'), repeats)) for way, work in (('cold', 'audit_cold'), ('again', 'audit_again'))]
+
+def audit_lines(rows)->list: # lines to print
+    "The table of `bench_audit`."
+    return [f"{r['way']:14}{r['seconds']:8.2f} s{r['processor']:8.2f} s of the processor{r['n']/r['seconds']:8.0f} images/s{r['megabytes']:8.0f} MB" for r in rows]
+
+# %% ../nbs/11_bench.ipynb #b8834b83
+def bench_judges(n:int=1000, repeats:int=3)->list: # one dict per judge
+    "Images a second of each of the mini world's judges on the CPU, and of a plain loop over timm's data loader."
+    from spurnb.zoo import judge_speed, load_judge, mini_judges
+    cap_threads()
+    with album(positive(n, 'n')) as home: return [dict(judge=name, **judge_speed(load_judge(name), Path(home)/'images', repeats)) for name in mini_judges()]
+
+def judges_lines(rows)->list: # lines to print
+    "The table of `bench_judges`."
+    head = f"{'images/s':20}{'spurnb':>8}{'plain':>8}{'ratio':>8}"
+    return [head] + [f"{r['judge']:20}{r['ours']:8.0f}{r['plain']:8.0f}{r['ratio']:8.2f}" for r in rows]
+
 # %% ../nbs/11_bench.ipynb #8ddde1f2
-TABLES = dict(pca=(bench_pca, pca_lines), step=(bench_step, step_lines))
+TABLES = dict(pca=(bench_pca, pca_lines), step=(bench_step, step_lines), audit=(bench_audit, audit_lines), judges=(bench_judges, judges_lines))
 
 @call_parse
 @polite
 def spurnb_bench(
-    table:str='all', # Which one: pca, step or all
+    table:str='all', # Which one: pca, step, audit, judges or all
     preset:str='mini', # The model whose steps are measured: mini, or sd15 with random weights on a GPU
-    n:int=0, # Size of one table: of pca the images of a class, of step the references in a step; 0: the table's own
-    repeats:int=3, # Runs of each way: of pca the fastest counts, of step the median
+    n:int=0, # Size of one table: of pca the images of a class, of step the references in a step, of the others the images; 0: the table's own
+    repeats:int=3, # Runs of each way: of step the median counts, otherwise the fastest
     device:str='', # Of the steps: cuda, mps or cpu; default: the best there is
     out:str='', # JSON file for the rows
 ):
     "Measure the package against the plain way, in one run on this machine."
     names = list(TABLES) if table == 'all' else [pick(table, [*TABLES, 'all'], 'table')]
-    if n and len(names) > 1: raise UserError('n is the size of one table; also give --table pca or --table step.')
-    more, rows = dict(pca={}, step=dict(preset=preset, device=device or None)), {}
+    if n and len(names) > 1: raise UserError('n is the size of one table; also give --table, such as --table step.')
+    more, rows = dict(step=dict(preset=preset, device=device or None)), {}
     for name in names:
         run, lines = TABLES[name]
-        rows[name] = run(repeats=positive(repeats, 'repeats'), **(dict(n=n) if n else {}), **more[name])
+        rows[name] = run(repeats=positive(repeats, 'repeats'), **(dict(n=n) if n else {}), **more.get(name, {}))
         print(name, *lines(rows[name]), sep='\n')
     if out:
         write_json(out, rows)
