@@ -44,6 +44,17 @@ def count(module): # parameters
     return sum(p.numel() for p in module.parameters())
 
 # %% ../nbs/08z_needs.ipynb #34004ae3
+def _one_piece(): # mode in which attention on the device `meta` is the fused one of a card
+    import torch, torch.nn.functional as F
+    def attention(query, key, value, attn_mask=None, dropout_p=0., is_causal=False, scale=None, enable_gqa=False):
+        bias = None if attn_mask is None else torch.zeros_like(attn_mask, dtype=query.dtype).expand(*query.shape[:3], key.shape[2])
+        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale)[0]
+    class OnePiece(torch.overrides.TorchFunctionMode):
+        "Takes the place of `scaled_dot_product_attention`."
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return (attention if func is F.scaled_dot_product_attention and args[0].is_meta else func)(*args, **(kwargs or {}))
+    return OnePiece()
+
 @dataclass
 class Pass:
     "One forward pass."
@@ -68,7 +79,7 @@ def forward_pass(
     def pass_by(module, taken, given): passing.append(size(taken) + size(given))
     hooks = [leaf.register_forward_hook(pass_by) for m in modules for leaf in m.modules() if not list(leaf.children())]
     try:
-        with torch.set_grad_enabled(grad), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), FlopCounterMode(display=False) as counted: call()
+        with torch.set_grad_enabled(grad), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), FlopCounterMode(display=False) as counted, _one_piece(): call()
     finally:
         for h in hooks: h.remove()
     return Pass(sum(n for n, _ in kept.values()), max(passing), counted.get_total_flops())

@@ -160,13 +160,14 @@ def parquet(path, labels, side=8):
     pq.write_table(pa.table(dict(image=[picture(i) for i in range(len(labels))], label=labels)), path, row_group_size=2)
 
 
-def test_parquet_reads_only_what_holds_the_class(tmp_path, monkeypatch):
+def test_parquet_reads_only_what_holds_the_class(tmp_path, monkeypatch, caplog):
     parquet(tmp_path/'train-0.parquet', [94, 7, 7, 7, 94, 94, 7, 7])
     from spurnb.imagenet import class_pictures, parquet_plan
     monkeypatch.setenv('HF_HOME', str(tmp_path/'home'))
     plan = parquet_plan([tmp_path/'train-0.parquet'], 94)
     assert [(g, rows) for _, g, rows, _ in plan] == [(0, [0]), (2, [0, 1])] and all(size > 0 for *_, size in plan)
     assert [p.getpixel((0, 0))[0] for p in class_pictures(tmp_path, 'hummingbird')] == [0, 80, 100]
+    assert 'class 94: 0.00 GB in 2 row groups' in caplog.text                            # before it is read
     assert len(parquet_plan([tmp_path/'train-0.parquet'], 94, n=1)) == 1
     with pytest.raises(UserError, match='are allowed'): class_pictures(tmp_path, 7, most=10)
 
