@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UserError', 'pick', 'positive', 'polite', 'get_device', 'cap_threads', 'check_torch', 'settings_hash', 'generator',
            'atomic', 'write_json', 'read_json', 'sha256', 'to_tensor', 'to_pil', 'image_grid', 'show_images',
-           'save_png', 'load_png', 'track']
+           'save_png', 'load_png', 'share', 'track']
 
 # %% ../nbs/00_core.ipynb #b6729d83
 import contextlib, errno, functools, hashlib, importlib.util, json, math, os, re, shutil, sys, tempfile, time
@@ -292,6 +292,17 @@ def load_png(
             return image.convert('RGB'), dict(getattr(image, 'text', {}))
     except FileNotFoundError: raise UserError(f'there is no image {str(path)!r}; check the name.') from None
     except (OSError, SyntaxError, ValueError): raise UserError(f'{str(path)!r} is damaged: not an image; delete it and make it again.') from None
+
+# %% ../nbs/00_core.ipynb #5e47e44c
+def share(
+    items, # a list, the same in every process
+    shard:str='', # such as '2/3', the second share of three; empty for all
+)->list:
+    "The items of one share; a `UserError` when there is no such share."
+    if not shard: return list(items)
+    i, _, n = shard.partition('/')
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)): raise UserError(f'shard is {shard!r}; give i/n with i from 1 to n, such as 2/4.')
+    return list(items)[int(i)-1::int(n)]
 
 # %% ../nbs/00_core.ipynb #38cab3c4
 def track(

@@ -9,7 +9,7 @@ __all__ = ['PROTOCOLS', 'feature_scores', 'every_feature', 'mean_scores', 'publi
 from importlib import resources
 from pathlib import Path
 
-from .core import UserError, atomic, check_torch, get_device, pick, track, write_json
+from .core import UserError, atomic, check_torch, get_device, pick, share, track, write_json
 from .imagenet import class_pictures
 from .spurious_imagenet import load_spurious_imagenet, spurious_feature
 
@@ -37,12 +37,6 @@ def feature_scores(
 # %% ../nbs/08x_every_feature.ipynb #54ec3f72
 PROTOCOLS = ('original', 'model')
 
-def _part(items, shard): # 'i/n': the i-th of n parts, from 1
-    if not shard: return items
-    i, _, n = shard.partition('/')
-    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)): raise UserError(f'shard is {shard!r}; give i/n with i from 1 to n, such as 2/4.')
-    return items[int(i)-1::int(n)]
-
 def every_feature(
     judges, # names of ImageNet classifiers, as for `load_judge`
     val, # ImageNet's validation pictures, as for `class_pictures`
@@ -59,7 +53,7 @@ def every_feature(
     from spurnb.zoo import load_judges
     check_torch()
     photos, rows, left_out = load_spurious_imagenet(data), [], {}
-    wanted = _part(sorted({spurious_feature(c).index for c in classes} or {k for k, _ in photos.folders}), shard)
+    wanted = share(sorted({spurious_feature(c).index for c in classes} or {k for k, _ in photos.folders}), shard)
     sets = {k: (photos[k], class_pictures(val, k, split='val')) for k in track(wanted, 'pictures of each feature')}
     for p in protocols:
         judging, missing = load_judges(judges, get_device(device), pick(p, PROTOCOLS, 'protocol'))

@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.script import call_parse, store_true
 
 from . import __version__
-from .core import UserError, atomic, cap_threads, check_torch, get_device, pick, polite, positive, read_json, settings_hash, write_json
+from .core import UserError, atomic, cap_threads, check_torch, get_device, pick, polite, positive, read_json, settings_hash, share, write_json
 from .material import describe_feature, mini_material, photo_material, photo_target
 from .presets import PRESETS, RunSettings, file_changes, read_changes, settings_for, settings_text
 from .scenes import CLASSES, caption
@@ -160,7 +160,6 @@ def run(
 def run_all(settings, targets, seeds, out, fresh=False, device=None, shard=''): # -> summary (dict), also in `out/summary.json`, or None while runs of other shards are missing
     "Run every target with every seed below `out`, or one share of them, and summarise; goes on where an earlier call stopped."
     from spurnb.claim import write_study
-    from spurnb.study import share
     every = [(t, s) for s in seeds for t in targets]
     folders = {(t, s): Path(out)/t.replace(' ', '_')/str(s) for t, s in every}
     for t, s in share(every, shard): run(replace(settings, target=t, seed=s), folders[t, s], fresh, device)
@@ -193,7 +192,7 @@ def _several(settings, targets, seeds, out, fresh, device, shard): # several run
 
 def _study(settings, out, seeds, parts, device, shard): # the mini world's study, and what is printed of it
     from spurnb.claim import finish_study, summary_text
-    from spurnb.study import known_seconds, expected_hours, run_study, share, study_jobs
+    from spurnb.study import known_seconds, expected_hours, run_study, study_jobs
     if not settings.mini: raise UserError('the study is about the mini world; for photographs give --target and --seeds.')
     jobs = share(study_jobs(seeds, parts), shard)
     print(f'{len(jobs)} jobs, about {expected_hours(jobs, known_seconds(), out):.1f} hours in one process; what is known already is not done again', flush=True)

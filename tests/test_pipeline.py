@@ -31,7 +31,7 @@ def refused(capsys, **options):
     (dict(preset='sd15', train='mini'), 'as in the preset sd15'),
     (dict(arms='guide'), "'guided'"),
     (dict(shard='1/2'), '--shard and --parts share out several runs'),
-    (dict(target='all', shard='5/2'), "the shard is '5/2'"),
+    (dict(target='all', shard='5/2'), "shard is '5/2'"),
     (dict(preset='study', target='koala'), 'classes of its own'),
     (dict(preset='study', parts='claims'), "'claim'"),
     (dict(preset='study', data='feeders'), 'as in the preset sd15'),
