@@ -1,0 +1,55 @@
+"What the package says about itself is about these weights and these settings, and the study's command goes on where it was stopped."
+import json, os, signal, subprocess, sys, time
+
+import pytest
+
+from spurnb.claim import choose_setting, claim_record, load_study
+from spurnb.core import read_json, settings_hash
+from spurnb.data import mini_record, mini_root
+from spurnb.presets import PRESETS
+from spurnb.study import DEVELOPMENT, HELD_OUT, LOSS
+
+known = pytest.mark.skipif(not (mini_root()/'study.json').exists(), reason='no study lies beside these weights')
+
+
+@known
+def test_the_study_is_about_the_weights_that_are_here():
+    assert read_json(mini_root()/'study.json')['world'] == settings_hash(mini_record()['files'])
+
+
+@known
+def test_the_claim_in_the_record_is_the_study_s():
+    study, claim = load_study(), mini_record()['claim']
+    runs = study['claim'][()]['default']
+    assert claim == json.loads(json.dumps(claim_record(runs, DEVELOPMENT, claim['command'])))
+    assert set(claim['classes']) == set(HELD_OUT) and all(len(seeds) >= 5 for seeds in claim['classes'].values())
+
+
+@known
+def test_the_defaults_are_those_that_the_study_chose():
+    study, default = load_study(), PRESETS['mini']
+    assert choose_setting(study['baseline'][()], 'dreambooth')[0] == f'lr {default.lr_unet:g}, {default.steps} steps'
+    best = LOSS[choose_setting(study['loss'][()], 'sfsl')[0]]
+    assert {k: getattr(default, k) for k in best} == best
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='signals differ')
+def test_a_study_is_stopped_and_goes_on(tmp_path):
+    "One share of one part, very short: stopped after its first point, the next call does only what is missing."
+    tiny = 'batch=2 prior_batch=2 prior=4 n=2 held_out=20 class_images=30 others=12 sampling_steps=2'
+    command = [sys.executable, '-m', 'spurnb.pipeline', '--preset', 'study', '--parts', 'references', '--shard', '2/3', '--steps', '1', '--judges', 'test_resnet', '--set', tiny, '--out', str(tmp_path)]
+    file = tmp_path/'points'/'references'/'fireboat-1.json'
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
+        if file.exists() or started.poll() is not None: break
+        time.sleep(.25)
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=300)
+    assert started.returncode == 130 and 'Traceback' not in err, err
+    first = json.loads(file.read_text())
+    r = subprocess.run(command, text=True, capture_output=True, timeout=900)
+    assert r.returncode == 0, r.stderr
+    now = json.loads(file.read_text())
+    assert list(now) == ['1', '2', '4', '8', '16'] and all(now[k] == v for k, v in first.items())
+    assert 'the claim is not complete yet' in r.stdout and [f.name for f in file.parent.iterdir()] == [file.name]
+    assert now['1']['arms']['sfsl']['spurious_rate']['n'] == 2 and json.loads((tmp_path/'study.json').read_text())['points']['references']['fireboat/1'] == now
