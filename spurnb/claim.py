@@ -222,11 +222,11 @@ def claim_record(
 def claim_runs(
     found:dict, # of `study.read_study`
 )->dict: # (class, seed) -> record
-    "The claim's runs, each with the guided arm of the same class and seed where that has been drawn."
+    "The claim's runs, each with the guided arm of the same class and seed once that has been drawn for all of them."
     runs = {key: points['default'] for key, points in found.get('claim', {}).items() if 'default' in points}
-    for key, points in found.get('guided', {}).items():
-        if key not in runs or 'default' not in points: continue
-        one, guided = runs[key], points['default']
+    guides = {key: points['default'] for key, points in found.get('guided', {}).items() if 'default' in points}
+    for key in runs if runs.keys() <= guides.keys() else ():
+        one, guided = runs[key], guides[key]
         def joined(part): return dict(one[part], guided=guided[part]['guided'])
         judges = {j: dict(rates, guided=guided['classifiers'][j]['guided']) for j, rates in one['classifiers'].items()}
         runs[key] = dict(one, classifiers=judges, **{part: joined(part) for part in ('arms', 'fooled', 'encoder')})
