@@ -22,7 +22,7 @@ class Material:
     class_images:object  # for the PCA; None where a saved one is used
     all_classes:object   # of every class: their mean is what similarity is seen from
     positives:object     # fresh images of the class, for AP and AUC; None where there are none
-    others:object        # neither feature nor object: for the rule
+    others:object        # neither feature nor object: for the rule; None where there are none
     null:dict            # null arms: fresh ones of the same kind
     notes:dict = field(default_factory=dict) # what the record should say about them
 
@@ -68,7 +68,11 @@ def _others(settings, data, n): # pictures of neither feature nor object, and wh
     if s.other:
         found = folder_pictures(s.other)[0]
         return found[torch.randperm(len(found), generator=generator(s.seed, 'other pictures')).tolist()[:n]], f'folder {Path(s.other).name}'
-    if data is None: return other_pictures(s.val or s.train, s.target, n, 'val' if s.val else 'train', s.seed), f'classes in {s.val or s.train}'
+    if data is None:
+        try: return other_pictures(s.val or s.train, s.target, n, 'val' if s.val else 'train', s.seed), f'classes in {s.val or s.train}'
+        except UserError:
+            if str(s.train).endswith('.safetensors'): raise                  # then there are no pictures of the class either
+            return Pictures([]), 'none were given, so the components were chosen against the class itself'
     index = photo_target(s).index
     files = [f for key, folder in sorted(data.folders.items()) if key[0] != index for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES]
     order = torch.randperm(len(files), generator=generator(s.seed, 'other features')).tolist()
@@ -96,12 +100,12 @@ def photo_material(settings, out, encoder, side, device): # -> Material
     s, target = settings, photo_target(settings)
     pictures, source, data = photo_sources(s)
     spare, what = _others(s, data, s.others + s.n)
-    others, saved = _squares(spare[:s.others], encoder.size), str(s.train).endswith('.safetensors')
+    others, saved = _squares(spare[:s.others], encoder.size) if len(spare) else None, str(s.train).endswith('.safetensors')
     images = None if saved else _squares(class_pictures(s.train, target.index, s.class_images, 'train', s.seed), encoder.size)
-    references = feature_references(pictures, side, source, n=s.references, held_out=s.held_out, seed=s.seed, files=s.files, **_score(s, out, encoder, target, images, others, device))
+    references = feature_references(pictures, side, source, n=s.references, held_out=s.held_out, seed=s.seed, files=s.files, **_score(s, out, encoder, target, images, images if others is None else others, device))
     positives = class_pictures(s.val, target.index, None, 'val', s.seed) if s.val else None
     null = dict(other_context=_squares(spare[s.others:], side)) if len(spare) > s.others else {}
-    return Material(target, references, images, others, positives, others, null, dict(seen_from=f'{len(others)} pictures: {what}', references=references.names))
+    return Material(target, references, images, others, positives, others, null, dict(seen_from=f'{0 if others is None else len(others)} pictures: {what}', references=references.names))
 
 # %% ../nbs/09_material.ipynb #cb2242a3
 def fitted_pca(file, encoder, target, class_images, all_classes, saved=''):
@@ -123,13 +127,14 @@ def fitted_pca(file, encoder, target, class_images, all_classes, saved=''):
 def _chosen(settings, pca, material): # rule's outcome, or the user's own choice
     from spurnb.features import choose_components, contrast, separation
     s, m = settings, material
-    given, record = s.chosen, Path(s.train).with_name('components.json')
+    given, record, rest = s.chosen, Path(s.train).with_name('components.json'), m.class_images if m.others is None else m.others
     if not given and m.class_images is None:
         if not record.is_file(): raise UserError(f'{s.train!r} comes without a components.json that says which components are spurious; name them, such as --set chosen=3.')
         given = read_json(record)['chosen']
-    if not given: return choose_components(pca, m.references.images, m.class_images, m.others, n=s.components)
-    given, c = pca.known(given), contrast(pca, m.references.images, m.others)
-    return dict(rule='chosen by hand' if s.chosen else f'as in {record}', chosen=given, separation=separation(pca, m.references.images, m.others, given), contrast=[round(v, 4) for v in c.tolist()], why=[('chosen' if l in given else 'not chosen') + f', contrast {v:+.2f}' for l, v in enumerate(c.tolist())])
+    alone = {} if m.others is not None else dict(separation=None)            # the class itself has the feature too
+    if not given: return choose_components(pca, m.references.images, m.class_images, rest, n=s.components) | alone
+    given, c = pca.known(given), contrast(pca, m.references.images, rest)
+    return dict(rule='chosen by hand' if s.chosen else f'as in {record}', chosen=given, separation=separation(pca, m.references.images, rest, given), contrast=[round(v, 4) for v in c.tolist()], why=[('chosen' if l in given else 'not chosen') + f', contrast {v:+.2f}' for l, v in enumerate(c.tolist())]) | alone
 
 def describe_feature(settings, out, material, encoder, pictures=True): # -> NeuralPCA, rule's outcome (dict)
     "References, PCA and the choice of components, written to the run's folder; with `pictures` also the components' figure."
