@@ -31,9 +31,11 @@ def over_seeds(
     return measure(t_interval([np.mean(v) for v in found.values()]), len(found))
 
 def value_of(metrics, arm, name='spurious_rate'): # number or None
+    "A measure of an arm in one run; None where there is none."
     return metrics['arms'].get(arm, {}).get(name, {}).get('value')
 
 def difference_of(metrics, pair, name='spurious_rate'): # of 'later-earlier'; number or None
+    "A measure's difference between two arms of one run; None where one of them has none."
     a, b = (value_of(metrics, arm, name) for arm in pair.split('-'))
     return None if a is None or b is None else a - b
 
