@@ -262,5 +262,5 @@ def load_study(
         for key, points in jobs.items():
             *world, target, seed = key.split('/')
             for name, record in points.items(): out.setdefault(part, {}).setdefault(tuple(map(float, world)), {}).setdefault(name, {})[target, int(seed)] = record
-    if 'guided' in out: out['claim'][()]['default'] = claim_runs({part: {key: dict(default=record) for key, record in out[part][()]['default'].items()} for part in ('claim', 'guided')})
+    if {'claim', 'guided'} <= out.keys(): out['claim'][()]['default'] = claim_runs({part: {key: dict(default=record) for key, record in out[part][()]['default'].items()} for part in ('claim', 'guided')})
     return out

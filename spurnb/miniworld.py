@@ -105,6 +105,9 @@ def train_variant(
     settings = replace(settings or WorldSettings(**record['settings']), strength=strength)
     if not 0 <= strength <= 1: raise UserError(f'strength is {strength!r}; give a share between 0 and 1.')
     if eps < 0: raise UserError(f'eps is {eps!r}; give 0 or more.')
+    kept, wanted = out/'training'/'settings.json', dict(asdict(settings), eps=eps)
+    if kept.exists() and read_json(kept) != wanted: raise UserError(f'{str(out)!r} holds a variant with other settings; choose another folder.')
+    write_json(kept, wanted)
     shutil.copytree(base, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns('record.json', 'study.json', 'training'))
     join_processes()
     models = {'encoder': train_encoder(out/'training', settings, eps)}

@@ -210,7 +210,7 @@ def spurnb_run(
     seed:int=None, # Of references, training and sampling; the first one with --seeds; 0 by default
     seeds:int=None, # How many seeds to run, counted up from --seed; 1 by default, 5 for the study
     shard:str='', # Of several runs, only this share, such as 1/2 in one process and 2/2 in another
-    parts:str='', # Of the study, only these: baseline, loss, claim, guided, steps, references, encoder, strength
+    parts:str='', # Of the study, only these: baseline, loss, claim, rival, guided, steps, references, encoder, strength
     steps:str='', # Training steps of each fine-tuned arm
     n:str='', # Generated images in each arm
     judges:str='', # Classifiers that judge, separated by commas; the preset's by default
