@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
-from .core import atomic, read_json, settings_hash, write_json
+from .core import atomic, read_json, write_json
 from .figures import COLOURS, MEASURES, NULLS, percent, reading, show, show_difference
 from .page import heat_class, render
 from .stats import measure, t_interval
@@ -239,13 +239,12 @@ def finish_study(
     seeds:int=5, # of the claim
 )->dict: # the summary; None while runs of the claim are missing
     "Gather the points of a study into `study.json`, and once the claim's runs are all there write `claim.json`, the summary and the page."
-    from spurnb.data import mini_record
-    from spurnb.study import DEVELOPMENT, read_study, study_jobs
+    from spurnb.study import DEVELOPMENT, read_study, study_jobs, world_hash
     out, found = Path(out), read_study(out, seeds)
     command = 'spurnb_run --preset study' + f' --seeds {seeds}'*(seeds != 5)
     seconds = {part: round(np.mean([p['seconds'] for points in jobs.values() for p in points.values()])) for part, jobs in found.items()}
     points = {part: {'/'.join(map(str, key)): points for key, points in jobs.items()} for part, jobs in found.items()}
-    with atomic(out/'study.json') as part: part.write_text(json.dumps(dict(command=command, world=settings_hash(mini_record()['files']), development=DEVELOPMENT, seconds=seconds, points=points), separators=(',', ':')))
+    with atomic(out/'study.json') as part: part.write_text(json.dumps(dict(command=command, world=world_hash(), development=DEVELOPMENT, seconds=seconds, points=points), separators=(',', ':')))
     runs = claim_runs(found)
     if len(runs) < len(study_jobs(seeds, ('claim',))): return None
     write_json(out/'claim.json', claim_record(runs, DEVELOPMENT, command))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'HELD_OUT', 'PARTS', 'BASELINE', 'LOSS', 'RIVAL', 'TRAINED', 'STRENGTHS', 'KEPT', 'Job', 'study_jobs',
-           'point_record', 'repair_gains', 'other_world', 'run_job', 'run_study', 'read_study', 'known_seconds',
-           'expected_hours']
+           'point_record', 'repair_gains', 'other_world', 'world_hash', 'run_job', 'run_study', 'read_study',
+           'known_seconds', 'expected_hours']
 
 # %% ../nbs/09a_study.ipynb #7620ab87
 import os, shutil, subprocess, sys, time
@@ -151,9 +151,12 @@ def other_world(
 # %% ../nbs/09a_study.ipynb #5cb31967
 def _settings(job, changes, base): return replace(base, target=job.target, seed=job.seed, **changes)
 
-def _key(settings):
+def world_hash(
+    decoder:str='exact', # through which the similarity loss looks
+)->str: # twelve hexadecimal digits
+    "Hash of the mini world's files that a run reads: the tiny decoder counts only where a run looks through it."
     from spurnb.data import mini_record
-    return settings_hash([asdict(settings), mini_record()['files']])
+    return settings_hash({f: h for f, h in mini_record()['files'].items() if decoder == 'tiny' or not f.startswith('tiny_decoder')})
 
 def run_job(
     job:Job,
@@ -169,7 +172,7 @@ def run_job(
     with other_world(job, out):
         for name, changes in job.points.items():
             settings = _settings(job, changes, base)
-            if found.get(name, {}).get('key') == (key := _key(settings)): continue
+            if found.get(name, {}).get('key') == (key := settings_hash([asdict(settings), world_hash(settings.decoder)])): continue
             began = time.time()
             metrics = run(settings, folder, device=device, only=job.only, pictures=False)
             record = point_record(metrics, *_looked_at(folder, metrics))
@@ -189,7 +192,9 @@ def run_study(
     device=None, # as for `get_device`
 ):
     "Do the jobs of the study, or one share of them; goes on where an earlier call stopped."
-    for job in track(share(study_jobs(seeds, parts), shard), 'study'): run_job(job, out, base, run, device)
+    worlds = {}
+    for job in study_jobs(seeds, parts): worlds.setdefault(job.world or job.name, []).append(job) # one process trains a world, the others wait for none
+    for job in track([j for jobs in share(worlds.values(), shard) for j in jobs], 'study'): run_job(job, out, base, run, device)
 
 # %% ../nbs/09a_study.ipynb #89808cfe
 def read_study(

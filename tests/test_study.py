@@ -4,17 +4,17 @@ import json, os, signal, subprocess, sys, time
 import pytest
 
 from spurnb.claim import choose_setting, claim_record, load_study
-from spurnb.core import read_json, settings_hash
+from spurnb.core import read_json
 from spurnb.data import mini_record, mini_root
 from spurnb.presets import PRESETS
-from spurnb.study import DEVELOPMENT, HELD_OUT, LOSS
+from spurnb.study import DEVELOPMENT, HELD_OUT, LOSS, world_hash
 
 known = pytest.mark.skipif(not (mini_root()/'study.json').exists(), reason='no study lies beside these weights')
 
 
 @known
 def test_the_study_is_about_the_weights_that_are_here():
-    assert read_json(mini_root()/'study.json')['world'] == settings_hash(mini_record()['files'])
+    assert read_json(mini_root()/'study.json')['world'] == world_hash()
 
 
 @known
