@@ -121,7 +121,7 @@ def load_rgb(path): # -> PIL.Image
     "One image file as RGB, upright; transparency on white, 16 bits and fractions scaled to 8 bits; a `UserError` names a file that cannot be read."
     try:
         with Image.open(path) as im:
-            im = ImageOps.exif_transpose(im)
+            ImageOps.exif_transpose(im, in_place=True)
             if im.mode.startswith(('I', 'F')):
                 grey = np.asarray(im, dtype='float64')
                 white = 65535 if grey.max() > 255 or ';16' in im.mode else 1 if im.mode == 'F' and grey.max() <= 1 else 255
