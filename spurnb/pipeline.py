@@ -194,7 +194,7 @@ def _study(settings, out, seeds, parts, device, shard): # the mini world's study
     from spurnb.claim import finish_study, summary_text
     from spurnb.study import known_seconds, expected_hours, run_study, study_jobs
     if not settings.mini: raise UserError('the study is about the mini world; for photographs give --target and --seeds.')
-    jobs = share(study_jobs(seeds, parts), shard)
+    jobs = study_jobs(seeds, parts, shard)
     print(f'{len(jobs)} jobs, about {expected_hours(jobs, known_seconds(), out):.1f} hours in one process; what is known already is not done again', flush=True)
     run_study(out, settings, run, seeds, parts, shard, device)
     summary = finish_study(out, seeds)

@@ -57,8 +57,9 @@ STRENGTHS = (.5, .7, .99)
 def study_jobs(
     seeds:int=5, # of the claim: 1, 2, ...
     parts=(), # names of `PARTS`; empty for all
+    shard:str='', # as for `share`; jobs in another world stay together, so that one process trains it and no other waits
 )->list: # of `Job`, in the order in which they should be done
-    "What the study has to do."
+    "What the study has to do, or one share of it."
     def each(part, classes, points, only=TRAINED, seed=1, **how): return [Job(part, c, seed, points, only, **how) for c in classes]
     jobs = [*each('baseline', DEVELOPMENT, BASELINE, ('dreambooth',), 100), *each('loss', DEVELOPMENT, LOSS, ('sfsl',), 100),
             *(j for s in range(1, seeds + 1) for j in each('claim', HELD_OUT, dict(default={}), None, s)),
@@ -69,7 +70,10 @@ def study_jobs(
             *each('encoder', HELD_OUT, dict(default={}), ('sfsl',), world=(.9, 0)),
             *(j for s in STRENGTHS for j in each('strength', HELD_OUT, dict(default={}), world=(s, .5)))]
     for p in parts: pick(p, PARTS, 'part of the study')
-    return [j for j in jobs if j.part in (parts or PARTS)]
+    worlds = {}
+    for j in jobs:
+        if j.part in (parts or PARTS): worlds.setdefault(j.world or j.name, []).append(j)
+    return [j for some in share(worlds.values(), shard) for j in some]
 
 # %% ../nbs/09a_study.ipynb #f8b1802c
 KEPT = ('spurious_rate', 'spurious_rate_valid', 'spurious_rate_next_judge', 'consistency_all', 'consistency_majority', 'consistency_any', 'object_absent', 'feature_present', 'context_present',
@@ -168,17 +172,17 @@ def run_job(
     "Every point of a job that is not known yet."
     out = Path(out)
     file, folder = out/'points'/f'{job.name}.json', out/'runs'/job.name
-    found = read_json(file) if file.exists() else {}
+    found, began = read_json(file) if file.exists() else {}, time.time()                    # the first point pays for the training of its world
     with other_world(job, out):
         for name, changes in job.points.items():
             settings = _settings(job, changes, base)
             if found.get(name, {}).get('key') == (key := settings_hash([asdict(settings), world_hash(settings.decoder)])): continue
-            began = time.time()
             metrics = run(settings, folder, device=device, only=job.only, pictures=False)
             record = point_record(metrics, *_looked_at(folder, metrics))
             if job.part == 'claim': record['repair'] = repair_gains(folder, settings)
             found[name] = dict(record, key=key, seconds=round(time.time() - began))
             write_json(file, found)
+            began = time.time()
     for what in ('model', 'checkpoints'): shutil.rmtree(folder/what, ignore_errors=True)
     return found
 
@@ -192,9 +196,7 @@ def run_study(
     device=None, # as for `get_device`
 ):
     "Do the jobs of the study, or one share of them; goes on where an earlier call stopped."
-    worlds = {}
-    for job in study_jobs(seeds, parts): worlds.setdefault(job.world or job.name, []).append(job) # one process trains a world, the others wait for none
-    for job in track([j for jobs in share(worlds.values(), shard) for j in jobs], 'study'): run_job(job, out, base, run, device)
+    for job in track(study_jobs(seeds, parts, shard), 'study'): run_job(job, out, base, run, device)
 
 # %% ../nbs/09a_study.ipynb #89808cfe
 def read_study(
@@ -219,8 +221,8 @@ def expected_hours(
     seconds:dict, # part -> seconds that a point of it took
     out=None, # folder of the study: points that are known there cost nothing
 )->float:
-    "Hours that the jobs will take in one process, if points take as long as they did before."
+    "Hours that the jobs will take in one process, if points take as long as they did before; a part that never was measured takes as long as the slowest."
     def known(job):
         file = Path(out or '')/'points'/f'{job.name}.json'
         return len(read_json(file)) if out and file.exists() else 0
-    return sum(seconds.get(j.part, 0)*max(0, len(j.points) - known(j)) for j in jobs)/3600
+    return sum(seconds.get(j.part, max(seconds.values(), default=0))*max(0, len(j.points) - known(j)) for j in jobs)/3600
