@@ -68,6 +68,7 @@ def _on_same(first, second):
     if 'valid' in a and 'valid' in b: a, b = (t[(a.valid & b.valid).astype(bool)] for t in (a, b))
     return a, b
 
+# %% ../nbs/08f_leaderboard.ipynb #93826f40
 def paired_runs(
     audits:list, # as `read_audits` returns; the first one is what the others are compared with
 ): # DataFrame: run, minus, classifier, value, low, high, n, only_run, only_minus, p_holm, reading
@@ -105,6 +106,7 @@ def _pair_rows(pairs):
     return [dict(r, **dict(zip(('text', 'interval'), words(r))), p='' if r['p_holm'] != r['p_holm'] else '< 0.001' if r['p_holm'] < .001 else f'{r["p_holm"]:.3f}',
                  only='' if r['only_run'] != r['only_run'] else f'{r["only_run"]:.0f} and {r["only_minus"]:.0f}') for r in pairs.to_dict('records')]
 
+# %% ../nbs/08f_leaderboard.ipynb #d5693785
 def compare_audits(
     folders, # that `spurnb_run` or `spurnb_audit` wrote; the first one is what the others are compared with
     out=None, # folder for `leaderboard.html` and tables; None to write nothing
@@ -125,17 +127,26 @@ def compare_audits(
     return board, pairs
 
 # %% ../nbs/08f_leaderboard.ipynb #94bb665f
-def board_text(board): # DataFrame of texts, a classifier a row and a run a column
+def board_text(
+    board, # as `leaderboard` returns
+): # DataFrame of texts, a classifier a row and a run a column
+    "The leaderboard in words, the most fooled classifier first and the mean last."
     words = board.assign(text=[' '.join((v, f'({i})' if i else '')).strip() for v, i in (show({k: None if r[k] != r[k] else r[k] for k in ('value', 'low', 'high')}) for r in board.to_dict('records'))])
     order = board.groupby('classifier').value.mean().sort_values(ascending=False, kind='stable').index
     wide = words.pivot(index='classifier', columns='run', values='text')[list(dict.fromkeys(board.run))].loc[[*(j for j in order if j != 'mean'), 'mean']]
     return wide.fillna('–').rename_axis(columns=None).reset_index()
 
-def pairs_text(pairs): # DataFrame of texts, a difference a row
+def pairs_text(
+    pairs, # as `paired_runs` returns
+): # DataFrame of texts, a difference a row
+    "The differences in words, in percentage points."
     import pandas as pd
     return pd.DataFrame([[f'{r["run"]} − {r["minus"]}', r['classifier'], r['text'], r['interval'], r['reading'], r['p']] for r in _pair_rows(pairs)], columns=['pair', 'classifier', 'difference', '95% interval', 'reads as', 'p (Holm)'])
 
-def leaderboard_text(board, pairs)->str: # for a terminal
+def leaderboard_text(
+    board, # as `leaderboard` returns
+    pairs, # as `paired_runs` returns
+)->str: # for a terminal
     "The leaderboard and the differences as lines."
     lines = [board_text(board).to_string(index=False)]
     return '\n'.join(lines + ['{run} - {minus}, {classifier}: {text} ({interval}), {reading}'.format(**r) for r in _pair_rows(pairs)])
