@@ -66,13 +66,17 @@ def every_feature(
     table = pd.DataFrame(rows)
     return table, mean_scores(table), left_out
 
-def mean_scores(table): # as of `every_feature` -> DataFrame, a protocol and a judge a row
+# %% ../nbs/08x_every_feature.ipynb #edff58e8
+def mean_scores(
+    table, # features and judges, as `every_feature` returns
+): # DataFrame, a protocol and a judge a row
     "Mean over features of each measure, with a t interval over them."
     import pandas as pd
     from spurnb.stats import t_interval
     return pd.DataFrame([dict(protocol=p, judge=j, features=len(t)) | {f'{m}{end}': v for m in ('ap', 'auc', 'rate') for end, v in zip(('', '_low', '_high'), t_interval(t[m]))}
                          for (p, j), t in table.groupby(['protocol', 'judge'], sort=False)])
 
+# %% ../nbs/08x_every_feature.ipynb #e6279207
 def published_scores(): # DataFrame: model, top1, score, score_spufix
     "What Neuhaus et al. report: top-1 accuracy, mean average precision over the hundred features, and that after SpuFix."
     import pandas as pd
@@ -81,13 +85,13 @@ def published_scores(): # DataFrame: model, top1, score, score_spufix
 # %% ../nbs/08x_every_feature.ipynb #f5183877
 def audit_features(
     judges, # as for `every_feature`, like everything that is not said here
-    val,
-    data:str='spurious_imagenet',
+    val, # ImageNet's validation pictures
+    data:str='spurious_imagenet', # or its zip, folder or address
     out='runs/features', # folder for the tables and the judges' answers
-    protocols=PROTOCOLS,
-    classes=(),
-    shard:str='',
-    device:"str|None"=None,
+    protocols=PROTOCOLS, # one after the other
+    classes=(), # only these
+    shard:str='', # 'i/n', which goes into the names of the files
+    device:"str|None"=None, # as for `get_device`
 )->tuple: # lines for the reader, dict(judge -> why it was left out)
     "The scores of `every_feature` as files, and as text beside the published ones."
     out, end = Path(out), '-' + shard.replace('/', '-of-') if shard else ''
