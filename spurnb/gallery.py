@@ -82,6 +82,7 @@ def image_record(
         checks={k: _known(row, k, _true) for k in ('object_absent', 'feature_present') if k in row}, hits=[_known(row, f'hit.{j}', _true) for j in judges], p=[_known(row, f'p.{j}', float) for j in judges],
         says=[_known(row, f'top5.{j}', _answers) for j in judges], alpha=[[l, a] for l, a in alpha.items() if a is not None])
 
+# %% ../nbs/08b_gallery.ipynb #4d1e2a1a
 def image_records(
     metrics:dict, # as `metrics.json`
     scores, # DataFrame as `audit` returns, or None

@@ -72,6 +72,7 @@ def to_latex(
     text = plain.to_latex(index=False, escape=True, column_format='l' + 'r'*(table.shape[1] - 1)).replace('−', '$-$').replace('–', '--')
     return f'% spurnb {__version__}; needs \\usepackage{{booktabs}}\n{text}'
 
+# %% ../nbs/08c_tables.ipynb #f4807ede
 def write_table(
     long, # DataFrame for CSV and Parquet
     wide, # DataFrame of texts for LaTeX
