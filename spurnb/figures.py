@@ -129,6 +129,7 @@ def _versus(metrics, arm):
     return ([f'Under the same seeds that is {" and ".join(clear)}.'] if clear else []) + [
         f'Its difference from {b} has the interval {ends[b]} points, which includes zero: these images do not settle which is higher.' for b, m in pairs.items() if reading(m) == 'undecided']
 
+# %% ../nbs/08a_figures.ipynb #af06ac2e
 def findings(
     metrics:dict, # as `metrics.json`
 )->list: # sentences
@@ -168,6 +169,7 @@ def left_out(
             out.append(count(copies, 'shows the same picture as another one and counts once', 'show the same pictures as others and count once') + some([f'{name!r} (as {first!r})' for name, first in copies.items()]))
     return out
 
+# %% ../nbs/08a_figures.ipynb #966dd2d9
 def cautions(
     metrics:dict, # as `metrics.json`
 )->list: # sentences; none when nothing speaks against the numbers
@@ -221,6 +223,7 @@ def axis_ends(
     low, high = min([0, *ends]), max([1, *ends])
     return (0, 1) if share else (math.floor(low*10)/10, math.ceil(high))
 
+# %% ../nbs/08a_figures.ipynb #e16d5604
 def forest_plot(
     metrics:dict, # as `metrics.json`
     measures=FORESTS, # names of measures; those that were not measured are left out
