@@ -27,6 +27,7 @@ class Explorable:
         return out.getvalue()
 
     def show(self):
+        "Draw the present state anew, where a widget is shown."
         if hasattr(self, 'picture'): self.picture.value = self.png()
 
     @property
@@ -90,7 +91,8 @@ def answers(self:SceneComposer): # -> DataFrame of probabilities, judges x class
 
 # %% ../nbs/08e_explore.ipynb #d6ef14c5
 @patch
-def draw(self:SceneComposer):
+def draw(self:SceneComposer): # matplotlib figure
+    "The scene, and a table of what every classifier says to it."
     fig, table = _figure(9.4, 3.4), self.answers()
     left, right = fig.subplots(1, 2, width_ratios=(1, 1.9))
     _image(left, to_tensor([self.scene.draw(192)])[0], self.scene.caption(background=True))
@@ -104,7 +106,8 @@ def draw(self:SceneComposer):
 
 # %% ../nbs/08e_explore.ipynb #0f2fd015
 @patch
-def controls(self:SceneComposer):
+def controls(self:SceneComposer): # -> list of widgets
+    "A menu for each part of the scene, and a button for another one like it."
     import ipywidgets as w
     narrow = dict(width='220px')
     def menu(key, names):
@@ -181,8 +184,10 @@ def curve(self:SFSLExplorer, points:int=12): # -> list of (t, loss)
     most = self.pipe.scheduler.config.num_train_timesteps
     return [(t, self.at(t)['loss']) for t in torch.linspace(0, most-1, points).long().tolist()]
 
+# %% ../nbs/08e_explore.ipynb #d258096e
 @patch
-def draw(self:SFSLExplorer):
+def draw(self:SFSLExplorer): # matplotlib figure
+    "Reference, noisy and predicted image, `alpha` of both, and the loss over the timesteps."
     fig, now = _figure(9.4, 4.2), self.at(self.t)
     grid = fig.add_gridspec(2, 4, height_ratios=(1.6, 1))
     share = signal_share(self.pipe.scheduler, torch.tensor([self.t])).item()
@@ -204,7 +209,8 @@ def draw(self:SFSLExplorer):
 
 # %% ../nbs/08e_explore.ipynb #fc6e84e4
 @patch
-def controls(self:SFSLExplorer):
+def controls(self:SFSLExplorer): # -> list of widgets
+    "A slider for the timestep and one for the reference."
     import ipywidgets as w
     most = self.pipe.scheduler.config.num_train_timesteps
     self.sliders = dict(t=w.IntSlider(self.t, 0, most-1, max(1, most//50), description='timestep', continuous_update=False, layout=dict(width='460px')),
