@@ -47,40 +47,51 @@ class AuditBoard:
         self._build()
         self._show()
 
-    @property
-    def shown(self): # numbers of the records that the choices let through, in order
-        judge, some = self.judges.index(self.state['judge']) if self.state['judge'] else None, range(len(self.records))
-        some = [i for i in some if self._wanted(self.records[i], judge)]
-        def p(r): return sum(r['p'])/len(r['p']) if judge is None else r['p'][judge]
-        keys = dict(most=lambda r: (-r['votes'], -p(r)), fewest=lambda r: (r['votes'], p(r)), divided=lambda r: abs(r['votes']/len(self.judges) - .5), p=lambda r: -p(r))
-        return sorted(some, key=lambda i: keys[self.state['order']](self.records[i])) if self.state['order'] else some
+# %% ../nbs/08h_audit_board.ipynb #bff7c48b
+@patch
+def _wanted(self:AuditBoard, r, judge):
+    fooled, s = r['votes'] > 0 if judge is None else r['hits'][judge], self.state
+    return (not s['arm'] or r['arm'] == s['arm']) and (not s['verdict'] or fooled == (s['verdict'] == 'spurious')) and (not s['checks'] or r['valid'] is (s['checks'] == 'valid'))
 
-    def _wanted(self, r, judge):
-        fooled, s = r['votes'] > 0 if judge is None else r['hits'][judge], self.state
-        return (not s['arm'] or r['arm'] == s['arm']) and (not s['verdict'] or fooled == (s['verdict'] == 'spurious')) and (not s['checks'] or r['valid'] is (s['checks'] == 'valid'))
+@patch(as_prop=True)
+def shown(self:AuditBoard): # list of int
+    "Numbers of the records that the choices let through, in order."
+    judge, some = self.judges.index(self.state['judge']) if self.state['judge'] else None, range(len(self.records))
+    some = [i for i in some if self._wanted(self.records[i], judge)]
+    def p(r): return sum(r['p'])/len(r['p']) if judge is None else r['p'][judge]
+    keys = dict(most=lambda r: (-r['votes'], -p(r)), fewest=lambda r: (r['votes'], p(r)), divided=lambda r: abs(r['votes']/len(self.judges) - .5), p=lambda r: -p(r))
+    return sorted(some, key=lambda i: keys[self.state['order']](self.records[i])) if self.state['order'] else some
 
-    def choose(self, **choices): # arm, judge, verdict, checks, order: an option, or '' for all
-        "Filter and order the images."
-        for name, value in choices.items(): self.state[pick(name, self.options, 'choice')] = pick(value, self.options[name], name) if value else ''
-        self.first = 0
-        self._show()
+# %% ../nbs/08h_audit_board.ipynb #52cfece0
+@patch
+def choose(self:AuditBoard, **choices): # arm, judge, verdict, checks, order: an option, or '' for all
+    "Filter and order the images."
+    for name, value in choices.items(): self.state[pick(name, self.options, 'choice')] = pick(value, self.options[name], name) if value else ''
+    self.first = 0
+    self._show()
 
-    def select(self, i): # number of a record
-        "Look at one image."
-        if not 0 <= i < len(self.records): raise UserError(f'there is no image {i!r}; there are {len(self.records)}, counted from 0.')
-        self.at = i
-        self._show()
+@patch
+def select(self:AuditBoard, i): # number of a record
+    "Look at one image."
+    if not 0 <= i < len(self.records): raise UserError(f'there is no image {i!r}; there are {len(self.records)}, counted from 0.')
+    self.at = i
+    self._show()
 
-    def turn(self, step): # -1 or 1
-        "Go to another page of images."
-        if 0 <= self.first + step*self.page < len(self.shown): self.first += step*self.page
-        self._show()
+@patch
+def turn(self:AuditBoard, step): # -1 or 1
+    "Go to another page of images."
+    if 0 <= self.first + step*self.page < len(self.shown): self.first += step*self.page
+    self._show()
 
-    def __repr__(self): return f'AuditBoard: {len(self.shown)} of {len(self.records)} images, {self.title(self.at)}'
+# %% ../nbs/08h_audit_board.ipynb #c6769227
+@patch
+def title(self:AuditBoard, i:int)->str:
+    "Record number `i` in words."
+    r = self.records[i]
+    return f'{r["file"] if r["arm"] == "images" and r["file"] else r["arm"].replace("_", " ") + " " + str(r["image"])}: {r["votes"]} of {len(self.judges)} say {self.target}'
 
-    def title(self, i): # of a record, in words
-        r = self.records[i]
-        return f'{r["file"] if r["arm"] == "images" and r["file"] else r["arm"].replace("_", " ") + " " + str(r["image"])}: {r["votes"]} of {len(self.judges)} say {self.target}'
+@patch
+def __repr__(self:AuditBoard): return f'AuditBoard: {len(self.shown)} of {len(self.records)} images, {self.title(self.at)}'
 
 # %% ../nbs/08h_audit_board.ipynb #7b79e953
 def _bar(name, text, left, width, strong):
@@ -124,6 +135,7 @@ def _build(self:AuditBoard):
     wrap = dict(flex_flow='row wrap')
     self.widget = w.VBox([self.css, w.HBox([*self.boxes.values()], layout=wrap), w.HBox([self.head, *self.ways], layout=wrap), w.HBox(self.tiles, layout=wrap), self.view])
 
+# %% ../nbs/08h_audit_board.ipynb #a7b29b98
 @patch
 def _press(self:AuditBoard, k): self.select(self.shown[self.first + k])
 
@@ -165,6 +177,7 @@ def figure(self:AuditBoard): # matplotlib figure
     for ax in right.axes[len(self.judges):]: ax.axis('off')
     return fig
 
+# %% ../nbs/08h_audit_board.ipynb #3878a38c
 def _picture(record): # PIL image, small
     return Image.open(io.BytesIO(base64.b64decode(thumbnail(record['picture'], side=96)['src'].partition(',')[2])))
 
