@@ -45,6 +45,7 @@ class Meters:
         return pd.DataFrame(dict(p_object=found['object'][:, OBJECT_NAMES.index(target)], p_any_object=1-found['object'][:, 0],
             p_feature=found['context'][:, CONTEXT_NAMES.index(feature)], p_context=found['context'][:, variants].sum(1)))
 
+# %% ../nbs/07c_meters.ipynb #38058a90
 def load_meters(
     device:str|None='cpu', # as for `get_device`
 )->Meters:
@@ -59,6 +60,7 @@ def _calibration_scenes(target, n, seed):
     others = [replace(s, variant=VARIANTS[context][1 + i % (len(VARIANTS[context])-1)]) for i, s in enumerate(usual)]
     return dict(object=(class_scenes(target, n, seed), usual), feature=(usual, others + null), context=(usual + others, null))
 
+# %% ../nbs/07c_meters.ipynb #cf8b8467
 @patch
 def calibrate(self:Meters,
     target:str, # a class of the mini world
