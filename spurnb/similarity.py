@@ -29,7 +29,7 @@ def unit_features(
     space, # `Encoder` or `Backbone`: has `phi`, `size`, and `mean` on the device where it computes
     images, # (n, 3, h, w) in [0,1], or `Pictures`
     centre=None, # (D,), taken away first, such as `NeuralPCA.phi_mean`
-    batch:int=64,
+    batch:int=64, # images at a time
 ): # (n, D) array, rows of length 1
     "Directions of `space.phi` seen from `centre`: their products are cosines."
     device = space.mean.device
@@ -43,6 +43,7 @@ def directions(
     phi = phi.double()
     return F.normalize(phi if centre is None else phi - torch.as_tensor(centre).double().cpu(), dim=1).numpy()
 
+# %% ../nbs/07h_similarity.ipynb #f87b4f26
 def closeness(
     features, # (n, D), as `unit_features` returns
     others, # (m, D)
@@ -56,10 +57,11 @@ def closeness(
     nearest = np.where(keep, cosine, -np.inf).max(1, initial=-np.inf)
     return np.where(some, mean, np.nan), np.where(some, nearest, np.nan)
 
+# %% ../nbs/07h_similarity.ipynb #3f946276
 def near_copies(
     nearest, # (n,) cosine of each image to its nearest reference
     fresh, # (m,) the same of unseen images of the feature, at least 20
-): # bool (n,), threshold
+): # bool (n,), threshold; None, None when there are fewer than 20 fresh ones
     "Which images are nearer to a reference than 95 % of fresh ones are?"
     if len(fresh) < 20: return None, None
     threshold = float(np.quantile(fresh, .95))
@@ -119,6 +121,7 @@ class Backbone(nn.Module):
         if found.ndim != 2 or not found.isfinite().all(): raise UserError(f'{type(self.model).__name__} gives {tuple(found.shape)} for {len(x)} images, or numbers that are not finite; take a network with one row of features an image.')
         return found
 
+# %% ../nbs/07h_similarity.ipynb #23502682
 def load_space(
     name:str, # 'mini', 'madry:...', or a network of timm, as `timm.create_model` calls it
     device:"str|None"='cpu', # as for `get_device`
@@ -142,6 +145,7 @@ def load_lpips(
     try: return LPIPS(net=net, verbose=False).eval().requires_grad_(False).to(get_device(device))
     except Exception as e: raise UserError(f'cannot get the weights of {net} for LPIPS ({(str(e).strip() or type(e).__name__).splitlines()[0][:200]}); check the network, or do without LPIPS.') from e
 
+# %% ../nbs/07h_similarity.ipynb #cd1edae2
 def _one_size(images, others, batch): # batches of images, and the others: tensors of one size stay as they are
     if isinstance(images, torch.Tensor) and isinstance(others, torch.Tensor) and images.shape[2:] == others.shape[2:]: return images.split(batch), others
     def fit(x): return (F.interpolate(b, (256, 256), mode='bilinear', antialias=True) for b in _batches(x, batch, 256))
@@ -153,7 +157,7 @@ def lpips_to(
     images, # (n, 3, h, w) in [0,1], or `Pictures`
     others, # the same; the first 16 are looked at
     same=None, # bool (n, m): pairs to leave out, because they are the same picture
-    batch:int=64,
+    batch:int=64, # images at a time
 ): # (n,) mean distance; nan where there is nobody to compare with
     "Mean LPIPS distance of each image to `others`."
     parts, others = _one_size(images, others[:16], batch)
@@ -162,11 +166,12 @@ def lpips_to(
     there = np.isfinite(found).sum(1)
     return np.where(there, np.nansum(found, 1)/np.maximum(there, 1), np.nan)
 
+# %% ../nbs/07h_similarity.ipynb #1e22b9ad
 @torch.inference_mode()
 def lpips_diversity(
     model, # as `load_lpips` returns
     images, # (n, 3, h, w) in [0,1], or `Pictures`
-    batch:int=64,
+    batch:int=64, # images at a time
 ): # (value, low, high), number of pairs
     "Mean LPIPS distance of randomly paired images, with a bootstrap interval over the pairs."
     order, n = np.random.default_rng(0).permutation(len(images)), len(images)//2
