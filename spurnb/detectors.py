@@ -31,6 +31,7 @@ def _owlv2(model, processor, pictures, things, device):
     texts = [[f'a photo of a {t}' for t in things]]*len(pictures)
     return model(**processor(text=texts, images=pictures, return_tensors='pt').to(device)).logits.double().sigmoid().amax(1)
 
+# %% ../nbs/07g_detectors.ipynb #d8e06773
 class Detector:
     "A zero-shot model of transformers: how surely does it find each of some things in a picture?"
     def __init__(self,
@@ -52,6 +53,7 @@ class Detector:
         if bad := int((~np.isfinite(found)).any(1).sum()): raise UserError(f'the detector gives scores that are not finite for {bad} of {len(found)} pictures; take another one.')
         return found
 
+# %% ../nbs/07g_detectors.ipynb #5b0899e0
 def load_detector(
     name:str, # 'clip:NAME' or 'owlv2:NAME', with a name on the Hugging Face hub or a folder
     device:"str|None"='cpu', # as for `get_device`
@@ -100,6 +102,7 @@ class PhotoMeters:
         if kept: write_json(kept, found)
         return found
 
+# %% ../nbs/07g_detectors.ipynb #82c0dffe
 def _calibrated(shown, absent, find): # scores where the thing is, and where it is not (None: not known)
     p = shown.to_numpy()
     threshold = float(np.quantile(p[::2], 1-find, method='lower'))
