@@ -34,7 +34,11 @@ def _row(arm, m, share=True, low=0, high=1):
     return dict(arm=_words(arm), cls=_style(arm), text=text, interval=interval, why=why_not(m), words=ARMS.get(arm, ''), n=(m or {}).get('n'), **_bar(m, low, high))
 
 # %% ../nbs/08d_page.ipynb #25274dda
-def heat_class(v): return '' if v is None else f'c{int(v > .5)} {"t2" if v > .7 else "tm" if v > .6 else ""}'.strip()
+def heat_class(
+    v:float|None, # a share, or nothing
+)->str:
+    "Classes of the style sheet for a cell of the heat map: which half of the colour scale it is in, and a text colour that can be read on it."
+    return '' if v is None else f'c{int(v > .5)} {"t2" if v > .7 else "tm" if v > .6 else ""}'.strip()
 
 def _heat(metrics):
     "Rows of the heat map: the classifiers, then their mean."
@@ -56,6 +60,7 @@ def _forests(metrics, arms):
                         rows=[_row(a, m, share, low, high) for a, m in zip(arms, values)]))
     return out
 
+# %% ../nbs/08d_page.ipynb #0ecf5070
 def _differences(metrics):
     "Per measure its pairs, the main arm's first, on one axis with zero in the middle."
     out, main = [], main_arm(metrics)
@@ -137,6 +142,7 @@ def _asked(metrics, prompts, arms):
         rows.append((f'Arm {_words(a)}', f'{metrics["arms"][a]["spurious_rate"]["n"]} images' + (f', {ARMS[a]}' if a in ARMS else '') + (f': “{prompts[a]}”' if prompts.get(a) else '')))
     return rows + [('Classifiers', ', '.join(metrics['classifiers']))]
 
+# %% ../nbs/08d_page.ipynb #1e385f23
 def _images_of(folder, metrics, arms, images, limit):
     "What the page shows of the images: a row of pictures per arm, references, and the board."
     if images is None: images = {a: arm_files(folder/'images'/a) for a in arms}
@@ -181,6 +187,7 @@ def _reasons(values):
     "The reasons why measures on the page are not defined, each with a number for its footnote."
     return {why: i for i, why in enumerate(dict.fromkeys(d['why'] for d in _parts(values) if isinstance(d.get('why'), str) and d['why'] and 'text' in d), 1)}
 
+# %% ../nbs/08d_page.ipynb #de8c3568
 def _page(folder, metrics, images, limit):
     "All that the template shows."
     def optional(name): return read_json(folder/name) if (folder/name).is_file() else {}
@@ -214,6 +221,7 @@ def render(
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, loader=FunctionLoader(read))
     return env.get_template(template).render(script=code, script_hash=f'sha256-{digest}', **values)
 
+# %% ../nbs/08d_page.ipynb #c4a82783
 def write_report(
     folder, # a run folder; only `metrics.json` has to be in it
     images:dict|None=None, # arm -> list of image files, instead of those below `images/`
