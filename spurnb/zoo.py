@@ -52,6 +52,7 @@ def _columns(outputs): # -> name of the selection, outputs that are ImageNet's t
     place = {name: i for i, name in enumerate(ImageNetInfo(subset).label_names())}
     return subset, [place.get(name, -1) for name in ImageNetInfo().label_names()]
 
+# %% ../nbs/07e_zoo.ipynb #52497c19
 def _same_names(labels, subset):
     "Are these ImageNet's names, in its order? Their first words in four of five places, or no names at all."
     if all(re.fullmatch(r'LABEL_\d+', l) for l in labels): return True
@@ -88,6 +89,7 @@ def read_classes(
     if not isinstance(found, list) or not found: raise UserError(f'{str(file)!r} holds no names of classes; give a list, or a name a line.')
     return [str(n) for n in found]
 
+# %% ../nbs/07e_zoo.ipynb #d388abbd
 def class_target(
     name:str, # name of a class, or its number
     classes, # names, in the order of the outputs
@@ -120,6 +122,7 @@ def _torchvision(name, device, protocol, classes):
     names, columns = head_classes(len(weights.meta['categories']), weights.meta['categories'], classes)
     return Judge(name, model, dict(mean=look.mean, std=look.std), device, look, names, columns, protocol)
 
+# %% ../nbs/07e_zoo.ipynb #f18b4e01
 def _transformers(name, device, protocol, classes):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
     where = name.removeprefix('transformers:')
@@ -161,7 +164,7 @@ def _file(name, device, protocol, classes):
 def _loader(name):
     if name in mini_judges(): return _mini
     kind = name.partition(':')[0] if ':' in name else ''
-    if kind in ('torchvision', 'transformers'): return globals()[f'_{kind}']
+    if kind in ('torchvision', 'transformers'): return dict(torchvision=_torchvision, transformers=_transformers)[kind]
     if kind in ('hf-hub', 'hf_hub', 'local-dir'): return _timm
     if '@' in name and not kind: return _file
     if Path(name).is_dir(): return _folder
@@ -202,6 +205,7 @@ def _called(spec):
     for key in about: pick(key, ('transform', 'classes', 'mean', 'std'), f'key in what {factory} returns')
     return model, about, getattr(code, '__file__', None)
 
+# %% ../nbs/07e_zoo.ipynb #fa3ab0ab
 def own_judge(
     spec:str, # 'module:factory'
     device:str|None='cpu', # as for `get_device`
