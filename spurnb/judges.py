@@ -67,6 +67,7 @@ def _prepared(look, pictures): # as a stack of `look(picture)`, which most trans
     if not all(isinstance(x, Image.Image) and x.mode == 'RGB' for x in seen): return torch.stack([norm(last(x)) for x in seen])
     return T.functional.normalize(torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).contiguous().float().div_(255), norm.mean, norm.std, inplace=True)
 
+# %% ../nbs/07b_judges.ipynb #c10dc7af
 class Judge:
     "A classifier with a name, its own transform, and hashes of its weights and of the transform."
     def __init__(self,
@@ -134,6 +135,7 @@ def _say(self:Judge, x): # (n, 3, *input_size) -> (n, K) float32 on the CPU, or 
         raise JudgeFailed(f'{self.name!r} returns {type(said).__name__} {tuple(getattr(said, "shape", ()))} for {len(x)} pictures; a judge returns logits (pictures, classes).')
     return said.float().cpu()
 
+# %% ../nbs/07b_judges.ipynb #ca4a9438
 @patch
 def _answer(self:Judge, x): # (n, 3, *input_size) -> list of (m, K) float32 on the CPU
     out, at = [], 0
