@@ -32,6 +32,7 @@ def linear_head(
         raise UserError(f'{type(model).__name__} has no linear head{f" {head!r}" if head else ""}; name the linear layer that makes its logits, such as head="fc".')
     return found[-1], layers[found[-1]]
 
+# %% ../nbs/07d_mitigate.ipynb #4c1f1865
 def head_inputs(
     judge:Judge, # whom to ask
     images:torch.Tensor, # (n, 3, h, w) in [0,1]
@@ -88,6 +89,14 @@ def _with_head(judge, head, name, make):
     model.set_submodule(place, make(layer))
     return judge.remade(name, model)
 
+def _check_fix(pca, components, layer, before):
+    known, classes = pca.components.shape[1], layer.out_features if pca.encoder is None else len(pca.encoder.weight)
+    if bad := [l for l in components if not 0 <= l < known]: raise UserError(f'there is no component {bad[0]}; there are {known}, counted from 0.')
+    if classes != layer.out_features:
+        raise UserError(f'the robust network tells {classes} classes apart and the classifier {layer.out_features}; SpuFix needs the same classes in the same order.')
+    if any(pca.target in t for t in before): raise UserError(f'class number {pca.target} is given twice; give all its components at once.')
+
+# %% ../nbs/07d_mitigate.ipynb #0c2484b9
 def spufix(
     judge:Judge, # the classifier to be repaired
     *fixes, # per class (pca of the robust network, training images (n, 3, h, w) in [0,1], numbers of its spurious components)
@@ -105,13 +114,6 @@ def spufix(
         rows.append(dict(read=read*weight, offset=offset, gain=v.sum(1), target=torch.full((len(v),), pca.target)))
     joined = {k: torch.cat([r[k] for r in rows]) for k in rows[0]}
     return _with_head(judge, head, f'{judge.name} spufix', lambda old: SpuFixLinear(old, **joined, made_for=judge.weights))
-
-def _check_fix(pca, components, layer, before):
-    known, classes = pca.components.shape[1], layer.out_features if pca.encoder is None else len(pca.encoder.weight)
-    if bad := [l for l in components if not 0 <= l < known]: raise UserError(f'there is no component {bad[0]}; there are {known}, counted from 0.')
-    if classes != layer.out_features:
-        raise UserError(f'the robust network tells {classes} classes apart and the classifier {layer.out_features}; SpuFix needs the same classes in the same order.')
-    if any(pca.target in t for t in before): raise UserError(f'class number {pca.target} is given twice; give all its components at once.')
 
 # %% ../nbs/07d_mitigate.ipynb #11d570c3
 def save_spufix(
@@ -171,6 +173,7 @@ def refit_linear(
     with torch.no_grad(): new.weight.copy_(w/scale); new.bias.copy_(b)
     return new
 
+# %% ../nbs/07d_mitigate.ipynb #11a2c621
 def refit_head(
     judge:Judge, # the classifier to be repaired
     images:torch.Tensor, # (n, 3, h, w) in [0,1]: ordinary training images
@@ -201,6 +204,7 @@ def mitigation(
                       next_judge=measure(t_interval(b.mean(0) - a.mean(0)), a.shape[1])) for name, a, b in ((k, old[k], new[k]) for k in old)}
     return out | _score_gain(p, q)
 
+# %% ../nbs/07d_mitigate.ipynb #95bc36e8
 def _score_gain(p, q):
     "Average precision and AUC before (p) and after (q); each a pair of (n, judges) class and (m, judges) spurious probabilities."
     n, m = len(p[0]), len(p[1])
