@@ -120,12 +120,13 @@ def _middle(value, resampled):
     if math.isnan(value) or not resampled.size: return value, math.nan, math.nan
     return (value, *map(float, np.quantile(resampled, [.025, .975])))
 
+# %% ../nbs/07a_stats.ipynb #f57e6542
 def bootstrap(
     stat, # takes an array (or as many arrays as `data` has), returns a number
     data, # array whose rows are resampled, or a tuple of arrays, each a sample of its own
     groups=None, # a label per row: rows with the same label stay together
     n:int=2000, # resamples
-    seed:int=0,
+    seed:int=0, # of the resamples
 ): # (value, low, high)
     "Percentile bootstrap of `stat` ((value, nan, nan) for one row); with fewer than 20 `groups` its value ± the half width of a t interval over theirs."
     samples = [np.asarray(d) for d in (data if isinstance(data, tuple) else (data,))]
@@ -179,11 +180,12 @@ def _resampled(stat, sizes, n, seed):
     blocks = (_one_block if n*sum(sizes) <= _BLOCK else _blocks)(tuple(sizes), n, seed)
     return stat(*(np.ones((1, size)) for size in sizes)), np.concatenate([stat(*counts) for counts in blocks])
 
+# %% ../nbs/07a_stats.ipynb #69fe3589
 def weighted_bootstrap(
     stat, # takes one matrix of counts (resamples, size) per sample, returns one number per resample
     *sizes:int, # number of rows of each sample
     n:int=2000, # resamples
-    seed:int=0,
+    seed:int=0, # of the resamples
 ): # (value, low, high)
     "The `bootstrap` of a statistic that is written in terms of how often each row was drawn: the same draws, all at once."
     if not all(sizes): return NOTHING
@@ -192,7 +194,7 @@ def weighted_bootstrap(
 
 def mean_interval(
     values, # (n,), one number per image
-    seed:int=0,
+    seed:int=0, # of the resamples
 ): # (value, low, high)
     "Mean of `values` with its bootstrap interval over images."
     values = np.asarray(values, float)
@@ -222,6 +224,7 @@ def why_no_kappa(
     if hits.shape[1] < 2: return 'agreement takes two classifiers, and there is one'
     return 'all classifiers say the same of all images, so chance would agree as well' if hits.all() or not hits.any() else ''
 
+# %% ../nbs/07a_stats.ipynb #8aa13a63
 def consistency(
     hits, # bool (n, judges)
 )->dict: # all, majority, any: shares of images; kappa
@@ -253,6 +256,7 @@ def _gathered(counts, bins, size):
     if counts is None: return np.bincount(bins, minlength=size)[None].astype(float)
     return counts @ sparse.csr_array((np.ones(len(bins)), (np.arange(len(bins)), bins)), shape=(len(bins), size))
 
+# %% ../nbs/07a_stats.ipynb #91af8623
 def spurious_score(
     p_class, # (n,) a classifier's probability of class k on images of class k
     p_spurious, # (m,) the same on images of the spurious feature alone
@@ -268,7 +272,7 @@ def spurious_score(
 def score_intervals(
     p_class, # (n, judges)
     p_spurious, # (m, judges)
-    seed:int=0,
+    seed:int=0, # of the resamples
 )->tuple: # dict(ap, auc) of the mean over judges, and a list of such dicts, one per judge; each value (value, low, high)
     "Average precision and ROC-AUC with bootstrap intervals over the images of both sides."
     p_class, p_spurious = _table(p_class), _table(p_spurious)
