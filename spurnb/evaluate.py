@@ -40,6 +40,7 @@ def top_answers(
     "The first answers with their probabilities, best first."
     return ['|'.join(f'{names[c].replace("|", "/")}={q[c]:.3f}' for c in np.argsort(-l, kind='stable')[:k]) for l, q in zip(logits, _softmax(logits, slice(None)))]
 
+# %% ../nbs/07_evaluate.ipynb #c7a8eea8
 def score_images(
     logits:dict, # judge -> (n, K) logits of the arm's images
     target, # `spurnb.data.Target`
@@ -93,6 +94,7 @@ def _agreement_measures(found): # (n, judges)
     shares = {f'consistency_{k}': measure(wilson(round(agree[k]*n), n), n) for k in ('all', 'majority', 'any')}
     return shares | dict(kappa=measure(weighted_bootstrap(lambda counts: fleiss_kappa(found, counts), n), n, why_no_kappa(found)))
 
+# %% ../nbs/07_evaluate.ipynb #b77184e7
 def _score_measures(p, p_class): # (n, judges), (m, judges) or None -> of the mean over judges, and a list of such, one a judge
     n, judges = p.shape
     mean, each = score_intervals(np.empty((0, judges)) if p_class is None else p_class, p)
@@ -144,6 +146,7 @@ def _difference(a, b, name, paired): # tables of two arms -> measure
     x, y = x[~np.isnan(x)], y[~np.isnan(y)]
     return measure(weighted_bootstrap(lambda c, d: c @ x/c.sum(1) - d @ y/d.sum(1), len(x), len(y)), min(len(x), len(y)))
 
+# %% ../nbs/07_evaluate.ipynb #a2960bfe
 def compare(
     tables:dict, # arm -> table, as `score_images` returns
     paired=PAIRED, # arms that share their seeds
@@ -253,6 +256,7 @@ def _near(arms, hashes, held_out, encoder, meters, lpips, centre, cache):
         if lpips is not None: columns[arm]['lpips'] = lpips_to(lpips, x, held_out, same)
     return columns, features, held.get('similarity')
 
+# %% ../nbs/07_evaluate.ipynb #d2c363cb
 def _copies(columns, features, hashes, references, held, encoder, centre, cache):
     "Adds to each arm's columns how near the nearest reference is; the near-copy threshold, None with fewer than 20 held-out images."
     if held is None or references is None or not len(references): return None
@@ -299,7 +303,7 @@ def audit(
     paired=PAIRED, # arms whose image i was drawn from seed i
     lpips=None, # as `load_lpips` returns it
 )->tuple: # metrics (dict as in metrics.json), scores (DataFrame, one row an image)
-    "Audit sets of images: who is fooled, how surely, and are the images what they claim to be? A judge that fails is named in `left_out`."
+    "Audit sets of images: who is fooled, how surely, and are the images what they claim to be? A judge that fails is named in `left_out`; what cannot be audited at all raises a `UserError`."
     arms, judges = _checked_arms(arms), _checked_judges(judges, encoder, len(target.classes))
     hashes, state = {arm: _hashes(x) for arm, x in [*arms.items(), (None, class_images)]}, processes(judges[0].device) if cache else None
     if state:
