@@ -116,6 +116,7 @@ def _argument(help, **how):
     "An argument that needs more than a type and a comment, in the ways of fastcore 1 and 2."
     return script.Param(help, str, **how) if hasattr(script, 'Param') else Annotated[str, help, how]
 
+# %% ../nbs/08_report.ipynb #7667377a
 def _compare(folders, out, formats):
     "Print and write a leaderboard."
     out = Path(out or 'runs/leaderboard')
@@ -130,6 +131,7 @@ def _features(names, val, data, out, protocol, classes, shard, device, for_image
     print(*lines, sep='\n')
     if left_out: sys.exit(2)
 
+# %% ../nbs/08_report.ipynb #ca485957
 @call_parse
 @polite
 def spurnb_audit(
