@@ -20,9 +20,7 @@ from fastcore.basics import patch
 
 from .core import UserError, pick, positive, sha256, track, write_json
 from .features import NeuralPCA, in_batches, logit_share
-
-# %% ../nbs/03b_board.ipynb #282cd31e
-from .pictures import feature_picture, evidence_map
+from .pictures import evidence_map, feature_picture
 
 # %% ../nbs/03b_board.ipynb #8c7e075b
 WORDS = dict( # what a label may be, and what it means
@@ -50,6 +48,7 @@ class Labels:
     components:int     # how many there are
     answers:dict = field(default_factory=dict) # component -> dict(label, note, time); label is one of `WORDS`, or None beside a note
 
+# %% ../nbs/03b_board.ipynb #3613d44b
 def _number(component, components):
     if isinstance(component, bool) or not isinstance(component, (int, np.integer)) or not 0 <= component < components:
         raise UserError(f'there is no component {component!r}; there are {components}, counted from 0.')
@@ -85,6 +84,7 @@ def _read(path):
         why = f'it lacks {e}' if isinstance(e, KeyError) else str(e).split(';')[0]
         raise UserError(f'{str(path)!r} is not a whole file of labels: {why}; restore a copy of it, or begin anew under another name.') from None
 
+# %% ../nbs/03b_board.ipynb #fc980e3d
 _SAME = dict(encoder='another encoder', target='another class', pca='another fit of the neural PCA')
 
 def load_labels(
@@ -140,6 +140,7 @@ def _agreement(a, b):
     equal, chance = float(np.mean(np.asarray(a) == np.asarray(b))) if len(a) else np.nan, habits.sum()
     return dict(n=len(a), equal=equal, kappa=(equal-chance)/(1-chance) if 1-chance > 1e-12 and len(a) else np.nan)
 
+# %% ../nbs/03b_board.ipynb #91913867
 def merge_labels(
     *labels, # `Labels` or their files, each of another person, all about one PCA
 )->tuple: # `Labels` by majority, DataFrame of agreement: a row per pair and one for all pairs; n (labels compared), equal, kappa
@@ -160,6 +161,7 @@ def merge_labels(
                                  note='; '.join(f'{p}: {a["note"]}' for p, a in given.items() if a['note']))
     return merged, _pairs({l.person: {n: a['label'] for n, a in l.answers.items() if a['label']} for l in labels})
 
+# %% ../nbs/03b_board.ipynb #2491206d
 def _pairs(said):
     "Agreement of each pair of people, and of all pairs in both directions."
     both = {f'{p}, {q}': [(said[p][n], said[q][n]) for n in said[p] if n in said[q]] for p, q in combinations(said, 2)}
@@ -181,30 +183,33 @@ class Pages:
         self.pca, self.images, self.k, self.steps, self.drawn = pca, images, positive(k, 'k'), steps, {}
         self.alpha = in_batches(pca.alpha, images, pca.mean.device).cpu()
 
-    def __call__(self, l): # -> bytes
+    def __call__(self, l): # component number -> bytes of a PNG
         if l not in self.drawn: self.drawn[l] = self.draw(l)
         return self.drawn[l]
 
-    def draw(self, l):
-        from matplotlib.figure import Figure
-        own = feature_picture(self.pca, [l], steps=self.steps)[0][0]
-        top = self.images[self.alpha[:, l].topk(min(self.k, len(self.images))).indices]
-        maps = evidence_map(self.pca, top, l).cpu()
-        fig = Figure(figsize=(1.25*len(top) + 2.7, 2.9), dpi=100, layout='constrained')
-        grid = fig.add_gridspec(2, len(top) + 2)
-        def show(place, image, title='', **kw):
-            ax = fig.add_subplot(place)
-            ax.axis('off')
-            ax.set_title(title, fontsize=10, loc='left')
-            ax.imshow(image.detach().cpu().permute(1, 2, 0).clamp(0, 1))
-            return ax
-        show(grid[:, :2], own, 'what it most wants to see')
-        for i, (x, cam) in enumerate(zip(top, maps)):
-            show(grid[0, i+2], x, '' if i else 'images of the class with most of it')
-            grey = x.mean(0, keepdim=True).expand(3, -1, -1)
-            show(grid[1, i+2], grey, '' if i else 'where in them it comes from').imshow(cam, cmap='inferno', alpha=.6, vmin=0, vmax=maps.max().clamp_min(1e-9))
-        fig.savefig(png := io.BytesIO(), format='png')
-        return png.getvalue()
+# %% ../nbs/03b_board.ipynb #69c490ed
+@patch
+def draw(self:Pages, l): # component number -> bytes of a PNG
+    "A page anew: what the component wants to see, and images with most of it above maps of where it comes from."
+    from matplotlib.figure import Figure
+    own = feature_picture(self.pca, [l], steps=self.steps)[0][0]
+    top = self.images[self.alpha[:, l].topk(min(self.k, len(self.images))).indices]
+    maps = evidence_map(self.pca, top, l).cpu()
+    fig = Figure(figsize=(1.25*len(top) + 2.7, 2.9), dpi=100, layout='constrained')
+    grid = fig.add_gridspec(2, len(top) + 2)
+    def show(place, image, title=''):
+        ax = fig.add_subplot(place)
+        ax.axis('off')
+        ax.set_title(title, fontsize=10, loc='left')
+        ax.imshow(image.detach().cpu().permute(1, 2, 0).clamp(0, 1))
+        return ax
+    show(grid[:, :2], own, 'what it most wants to see')
+    for i, (x, cam) in enumerate(zip(top, maps)):
+        show(grid[0, i+2], x, '' if i else 'images of the class with most of it')
+        grey = x.mean(0, keepdim=True).expand(3, -1, -1)
+        show(grid[1, i+2], grey, '' if i else 'where in them it comes from').imshow(cam, cmap='inferno', alpha=.6, vmin=0, vmax=maps.max().clamp_min(1e-9))
+    fig.savefig(png := io.BytesIO(), format='png')
+    return png.getvalue()
 
 # %% ../nbs/03b_board.ipynb #d2b8da01
 COLORS = dict(spurious='#d9822b', core='#2f7d4f', unsure='#71767a')
@@ -237,22 +242,29 @@ class Board:
     def component(self): return self.components[self.at] # the one that is shown
     def word(self, l): return self.labels.answers.get(l, {}).get('label') # of component `l`, or None
 
-    def keep(self, word=None, note=None): # -> was it saved?
-        "Save an answer for the component that is shown; what goes wrong is shown on the board."
-        try: self.labels, self.error = label(self.path, self.about, self.component, word, note, self.labels.person), ''
-        except (UserError, OSError) as e: self.error = f'Not saved: {e}'
-        return not self.error
-
-    def go(self, step): # to another component
-        self.at = min(max(self.at + step, 0), len(self.components) - 1)
-        self._show()
-
-    def answer(self, word): self.go(1 if self.keep(word) else 0)
-
     def _repr_mimebundle_(self, **kwargs): # where no kernel runs, the page stands in for the board
         return self.widget._repr_mimebundle_(**kwargs) | {'image/png': base64.b64encode(self.pages(self.component)).decode(), 'text/plain': repr(self)}
 
     def __repr__(self): return f'Board: {sum(map(bool, map(self.word, self.components)))} of {len(self.components)} components labelled by {self.labels.person}'
+
+# %% ../nbs/03b_board.ipynb #e8077af3
+@patch
+def keep(self:Board, word=None, note=None): # -> was it saved?
+    "Save an answer for the component that is shown; what goes wrong is shown on the board."
+    try: self.labels, self.error = label(self.path, self.about, self.component, word, note, self.labels.person), ''
+    except (UserError, OSError) as e: self.error = f'Not saved: {e}'
+    return not self.error
+
+@patch
+def go(self:Board, step):
+    "To the component `step` places on, or back; no further than the ends."
+    self.at = min(max(self.at + step, 0), len(self.components) - 1)
+    self._show()
+
+@patch
+def answer(self:Board, word):
+    "What a click on a word does: save, and move on only if that went well."
+    self.go(1 if self.keep(word) else 0)
 
 # %% ../nbs/03b_board.ipynb #4a4d3d1a
 @patch
@@ -277,6 +289,7 @@ def _noted(self:Board, change):
         self.keep(note=change['new'])
         self._show()
 
+# %% ../nbs/03b_board.ipynb #e1186b41
 def _chip(l, word, here):
     "A component's number, in the colour of its label."
     color = f'background:{COLORS[word]};color:white' if word else 'background:#e4e6e8;color:#333'

@@ -86,9 +86,9 @@ def get_device(
 
 # %% ../nbs/00_core.ipynb #37885f84
 def cap_threads(
-    n:int|None=None, # threads, or None to decide
+    n:int|None=None, # threads; None: one under `nbdev_test`, else `OMP_NUM_THREADS`, else one per available core
 )->int: # the number of threads torch now uses
-    "Give torch one thread under `nbdev_test`, whose workers share the cores, and every available core otherwise."
+    "Set how many threads torch uses: one under `nbdev_test`, whose workers share the cores, and every available core otherwise."
     import torch
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     asked = os.environ.get('OMP_NUM_THREADS', '')
@@ -157,6 +157,7 @@ def _sweep(folder, age=3600):
         with contextlib.suppress(FileNotFoundError): # another process sweeps too
             if time.time() - part.stat().st_mtime > age: shutil.rmtree(part, ignore_errors=True)
 
+# %% ../nbs/00_core.ipynb #7e182fa7
 @contextlib.contextmanager
 def atomic(
     path, # the file or folder that is to be there whole, or not at all
@@ -204,9 +205,9 @@ def sha256(
 
 # %% ../nbs/00_core.ipynb #1908696c
 def to_tensor(
-    images, # list of PIL images of one size, or uint8 array (n, h, w, 3); a float tensor is returned as it is
+    images, # list of PIL images of one size, or uint8 array or tensor (n, h, w, 3); a float tensor is returned as it is
 ): # float32 tensor (n, 3, h, w) in [0,1]
-    "Images as the models take them."
+    "Images as the models take them; a `UserError` when a list is empty or its images differ in size."
     import torch
     if isinstance(images, torch.Tensor) and images.is_floating_point(): return images
     if not isinstance(images, (np.ndarray, torch.Tensor)):

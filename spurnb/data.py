@@ -60,7 +60,7 @@ def mini_root(): # -> Path
     import spurnb
     return Path(os.environ.get('SPURNB_MINI') or Path(spurnb.__file__).parent/'mini')
 
-def mini_record(root=None): # -> dict
+def mini_record(root=None): # folder of weights, `mini_root()` by default -> dict
     "The record: how the weights were made, what they were measured to do, and the SHA-256 of each file."
     return read_json(Path(root or mini_root())/'record.json')
 
@@ -76,7 +76,7 @@ def _checked(root, name):
     return Path(root)/name
 
 def mini_file(name:str): # such as 'encoder.safetensors', or the folder 'generator'
-    "Path of a file or folder of the mini world, after its SHA-256 has been checked against the record."
+    "Path of a file or folder of the mini world, after its SHA-256 has been checked against the record; a `UserError` when it is unknown, missing or damaged."
     return _checked(str(mini_root()), name)
 
 # %% ../nbs/02_data.ipynb #f10ca0cd
@@ -93,7 +93,7 @@ class References:
         if not len(self.images): raise UserError('there are no references; one image of the feature is enough to begin with.')
         if not self.sha256: self.sha256 = image_hashes(self.images)
 
-def image_hashes(images): # tensor (n, 3, h, w) in [0,1]
+def image_hashes(images): # tensor (n, 3, h, w) in [0,1], on the CPU -> list
     "SHA-256 of each image's size and 8-bit pixels: the same picture has the same hash, however it is stored."
     pixels = (images.clamp(0,1)*255).round().byte().permute(0,2,3,1).contiguous().numpy()
     return [sha256(repr(p.shape).encode() + p.tobytes()) for p in pixels]
@@ -134,6 +134,7 @@ def load_rgb(path): # -> PIL.Image
     except Image.DecompressionBombError: raise UserError(f'{str(path)!r} has too many pixels to be opened safely; make it smaller.') from None
     except (OSError, SyntaxError, ValueError): raise UserError(f'{str(path)!r} is not an image that can be read; remove or mend it.') from None
 
+# %% ../nbs/02_data.ipynb #7a0d6a2b
 def folder_images(path, size:"int|None"=None): # -> (tensor (n, 3, size, size) in [0,1], names)
     "All images of a folder, by name; `size` resizes the shorter side and crops the middle, and may be left out when all have one size."
     path = Path(path)

@@ -6,7 +6,7 @@
 __all__ = ['LONGEST_WAIT', 'MOVED', 'cache_home', 'download', 'checked_members', 'unpack', 'hub_trouble']
 
 # %% ../nbs/00b_downloads.ipynb #9e9e13c0
-import http.client, os, re, shutil, socket, stat, time, urllib.error, urllib.request, zipfile, zlib
+import http.client, os, re, shutil, stat, time, urllib.error, urllib.request, zipfile, zlib
 from pathlib import Path, PurePosixPath
 
 from .core import UserError, atomic, positive, read_json, sha256, track, write_json
@@ -16,6 +16,8 @@ def cache_home()->Path:
     "Folder for what is fetched and unpacked: `spurnb` in the hub's own `HF_HOME`."
     from huggingface_hub import constants
     return Path(os.environ.get('HF_HOME') or constants.HF_HOME).expanduser()/'spurnb'
+
+def _offline(): return os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE') # the hub's own constant is read only once
 
 # %% ../nbs/00b_downloads.ipynb #8bbc9d6f
 class _Again(Exception):
@@ -36,6 +38,7 @@ def _refusal(url, e):
     if e.code in (404, 410): return UserError(f'there is nothing at {url} (HTTP {e.code}); give another address, or the path of a copy of your own.')
     return UserError(f'{url} answers HTTP {e.code} {e.reason}; give another address, or the path of a copy of your own.')
 
+# %% ../nbs/00b_downloads.ipynb #724eef1b
 def _ask(url, have, mark, timeout): # bytes that are there, ETag or date they came with -> response
     headers = {'User-Agent': 'spurnb', 'Accept-Encoding': 'identity'}
     if have and mark: headers |= {'Range': f'bytes={have}-', 'If-Range': mark}
@@ -72,12 +75,13 @@ def _take(url, part, most, timeout):
                     if (have := have+len(chunk)) > most: raise UserError(f'{url} sends more than {most/1e9:.1f} GB; check the address.')
                     file.write(chunk); bar.update(len(chunk))
             except (OSError, http.client.HTTPException) as e:
-                if isinstance(e, OSError) and not isinstance(e, (ConnectionError, TimeoutError, socket.timeout)): raise
+                if isinstance(e, OSError) and not isinstance(e, (ConnectionError, TimeoutError)): raise
                 raise _Again(f'the connection was cut after {have:,} bytes') from None
     if total is not None and have < total: raise _Again(f'the connection was cut after {have:,} of {total:,} bytes')
     if total is not None and have > total: raise _Anew(f'{have:,} bytes came where {total:,} were announced')
     note.unlink()
 
+# %% ../nbs/00b_downloads.ipynb #2c85a06e
 def download(
     urls, # address, or several of the same file: the next one is tried when one fails
     path, # where the file goes
@@ -90,7 +94,7 @@ def download(
     "A file from the network, fetched once. Goes on after a cut and in the next call; a `UserError` says what to do when it cannot be had."
     path, urls = Path(path), [urls] if isinstance(urls, str) else list(urls)
     if path.is_file(): return path
-    if os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE'): raise UserError(f'{path.name!r} has not been fetched yet and HF_HUB_OFFLINE is set; unset it once, or give the path of a copy of your own.')
+    if _offline(): raise UserError(f'{path.name!r} has not been fetched yet and HF_HUB_OFFLINE is set; unset it once, or give the path of a copy of your own.')
     path.parent.mkdir(parents=True, exist_ok=True)
     part, failed = path.with_name(path.name + '.download'), []
     for url in urls:
@@ -104,6 +108,7 @@ def download(
         failed.append(f'{url} is not the file that is expected: its SHA-256 is {found[:12]}, not {digest[:12]}; give the path of a copy of your own.')
     raise UserError(' '.join(failed))
 
+# %% ../nbs/00b_downloads.ipynb #247029bf
 def _persist(url, part, most, tries, pause, timeout):
     "Try `tries` times, longer and longer apart."
     for i in range(tries):
@@ -139,6 +144,7 @@ def checked_members(
         raise UserError(f'{name!r} would unfold to {len(members):,} files of {total/1e9:.2f} GB, more than the {files:,} of {most/1e9:.2f} GB that are expected, and is not unpacked; get it from another place.')
     return members
 
+# %% ../nbs/00b_downloads.ipynb #434a978a
 def unpack(
     path, # zip file
     folder, # where to, whole or not at all
@@ -176,6 +182,7 @@ def _causes(error): # the error and what it came from, outermost first
 
 def _status(error): return getattr(getattr(error, 'response', None), 'status_code', None)
 
+# %% ../nbs/00b_downloads.ipynb #9e780c24
 def hub_trouble(
     repo:str, # on the hub
     error:Exception, # what was raised when it was asked for
@@ -183,14 +190,13 @@ def hub_trouble(
     "Why something could not be had from the Hugging Face hub, and what helps."
     from huggingface_hub import constants, errors
     causes = _causes(error)
-    def one(*kinds): return any(isinstance(e, kinds) for e in causes)
-    offline = os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE')
+    def caused_by(*kinds): return any(isinstance(e, kinds) for e in causes)
     page, codes = f'{constants.ENDPOINT}/{repo}', [c for c in map(_status, causes) if c]
-    if one(errors.GatedRepoError): return f'{repo!r} is gated; open {page} in a browser, log in and accept its terms, then run `hf auth login` (or set HF_TOKEN) and the same command again'
-    if offline and one(OSError): return f'{repo!r} is not on this machine and HF_HUB_OFFLINE is set; unset it once, with the same HF_HOME'
+    if caused_by(errors.GatedRepoError): return f'{repo!r} is gated; open {page} in a browser, log in and accept its terms, then run `hf auth login` (or set HF_TOKEN) and the same command again'
+    if _offline() and caused_by(OSError): return f'{repo!r} is not on this machine and HF_HUB_OFFLINE is set; unset it once, with the same HF_HOME'
     if 429 in codes: return f'the hub has had too many requests (HTTP 429); wait some minutes, set HF_TOKEN, and run the same command again'
-    if one(errors.EntryNotFoundError) and not one(errors.LocalEntryNotFoundError): return f'{repo!r} lacks a file that is needed ({" ".join(str(error).split())[:120]}); check the name'
-    if one(errors.RepositoryNotFoundError): return f'there is no {repo!r} on the hub, or not for this account: it may have been withdrawn, or be private; ' + (f'take its mirror {MOVED[repo]!r}' if repo in MOVED else 'check the name, set HF_TOKEN, or give a mirror or a folder')
+    if caused_by(errors.EntryNotFoundError) and not caused_by(errors.LocalEntryNotFoundError): return f'{repo!r} lacks a file that is needed ({" ".join(str(error).split())[:120]}); check the name'
+    if caused_by(errors.RepositoryNotFoundError): return f'there is no {repo!r} on the hub, or not for this account: it may have been withdrawn, or be private; ' + (f'take its mirror {MOVED[repo]!r}' if repo in MOVED else 'check the name, set HF_TOKEN, or give a mirror or a folder')
     if broken := [c for c in codes if c >= 500]: return f'the hub answers HTTP {broken[0]} for {repo!r}; run the same command again later'
     if 401 in codes or 403 in codes: return f'the hub refuses access to {repo!r} (HTTP {401 if 401 in codes else 403}); run `hf auth login` or set HF_TOKEN to a token that is valid'
     if any(re.search('onnect|olution|Name or service|timed? ?out|unreachable', str(e)) for e in causes if isinstance(e, OSError) or type(e).__module__.startswith('http')): # httpx's are no OSErrors

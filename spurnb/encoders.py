@@ -11,6 +11,7 @@ import json, pickle
 from pathlib import Path
 
 import timm, torch, torch.nn.functional as F
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -58,6 +59,7 @@ def watch(
     finally:
         for hook in hooks: hook.remove()
 
+# %% ../nbs/02a_encoders.ipynb #ba3a4afa
 def find_head(model, out, seen, head=None): # -> name of the linear layer
     "The linear layer that gave the model's output `out`, or the one named `head`; a `UserError` if there is none."
     linear = {name: o for name, m, o in seen if isinstance(m, nn.Linear)}
@@ -111,43 +113,51 @@ class Encoder(nn.Module):
     @property
     def bias(self): return None if self.head.bias is None else _full(self.head.bias) # (K,)
 
-    def prepare(self, x): # -> (n, 3, size, size), normalised
-        if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or min(x.shape[2:]) < 2:
-            what = f'{x.dtype} of shape {tuple(x.shape)}' if isinstance(x, torch.Tensor) else f'a {type(x).__name__}'
-            raise UserError(f'images are {what}; give a tensor of floats in [0,1] of shape (n, 3, h, w), as `to_tensor` makes it, with more than one pixel a side.')
-        if x.shape[2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True, align_corners=False)
-        x = ((x - self.mean) / self.std).to(next(self.model.parameters(), x).dtype)
-        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
-
-    def phi(self, x): # -> (n, D), what enters the last layer
-        kept = []
-        hook = self.head.register_forward_pre_hook(lambda m, entering: kept.append(entering[0]))
-        try: self.model(self.prepare(x))
-        finally: hook.remove()
-        return _full(kept[-1])
-
-    def logits(self, x): return F.linear(self.phi(x), self.weight, self.bias) # -> (n, K)
+    def logits(self, x): return F.linear(self.phi(x), self.weight, self.bias) # (n, 3, h, w) in [0,1] -> (n, K)
     forward = logits
 
-    def maps_and_phi(self, x): # -> (n, C, h, w) with gradients on, and the (n, D) that come from them
-        "The last feature maps, cut off from the pixels, and `phi` as a function of them; a `UserError` for a model without."
-        if self.maps_name is None: raise UserError(f'{type(self.model).__name__} has no feature maps (n, C, h, w); use `integrated_gradients`, which needs none.')
-        kept = []
-        def cut(module, entering, maps):
-            kept.append(maps.detach().requires_grad_())
-            return kept[-1].clone()             # what follows may work in place
-        hook = self.model.get_submodule(self.maps_name).register_forward_hook(cut)
-        try: phi = self.phi(x)
-        finally: hook.remove()
-        return kept[-1], phi
-
-    @property
-    def hash(self): # SHA-256 of weights, size and normalisation
-        state = sorted(self.state_dict().items())
-        return sha256(f'{self.size}'.encode() + b''.join(k.encode() + v.detach().float().cpu().numpy().tobytes() for k, v in state))
-
 def _full(x): return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+# %% ../nbs/02a_encoders.ipynb #093b39a4
+@patch
+def prepare(self:Encoder, x): # (n, 3, h, w) in [0,1] -> (n, 3, size, size)
+    "Images resized and normalised as the model takes them; a `UserError` for what is no batch of colour images."
+    if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or min(x.shape[2:]) < 2:
+        what = f'{x.dtype} of shape {tuple(x.shape)}' if isinstance(x, torch.Tensor) else f'a {type(x).__name__}'
+        raise UserError(f'images are {what}; give a tensor of floats in [0,1] of shape (n, 3, h, w), as `to_tensor` makes it, with more than one pixel a side.')
+    if x.shape[2:] != (self.size, self.size):
+        x = F.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True, align_corners=False)
+    x = ((x - self.mean) / self.std).to(next(self.model.parameters(), x).dtype)
+    return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+@patch
+def phi(self:Encoder, x): # (n, 3, h, w) in [0,1] -> (n, D)
+    "What enters the last layer, with gradients down to the pixels."
+    kept = []
+    hook = self.head.register_forward_pre_hook(lambda m, entering: kept.append(entering[0]))
+    try: self.model(self.prepare(x))
+    finally: hook.remove()
+    return _full(kept[-1])
+
+# %% ../nbs/02a_encoders.ipynb #44f05d33
+@patch
+def maps_and_phi(self:Encoder, x): # (n, 3, h, w) in [0,1] -> (n, C, h, w) with gradients on, and the (n, D) that come from them
+    "The last feature maps, cut off from the pixels, and `phi` as a function of them; a `UserError` for a model without."
+    if self.maps_name is None: raise UserError(f'{type(self.model).__name__} has no feature maps (n, C, h, w); use `integrated_gradients`, which needs none.')
+    kept = []
+    def cut(module, entering, maps):
+        kept.append(maps.detach().requires_grad_())
+        return kept[-1].clone()             # what follows may work in place
+    hook = self.model.get_submodule(self.maps_name).register_forward_hook(cut)
+    try: phi = self.phi(x)
+    finally: hook.remove()
+    return kept[-1], phi
+
+@patch(as_prop=True)
+def hash(self:Encoder): # 64 hexadecimal digits
+    "SHA-256 of weights, size and normalisation: encoders that differ in any of them have another one."
+    state = sorted(self.state_dict().items())
+    return sha256(f'{self.size}'.encode() + b''.join(k.encode() + v.detach().float().cpu().numpy().tobytes() for k, v in state))
 
 # %% ../nbs/02a_encoders.ipynb #17fd001f
 def save_encoder(
@@ -191,6 +201,7 @@ def read_checkpoint(
     if not state: raise UserError(f'{str(path)!r} holds no weights under module.model.; give a checkpoint of the `robustness` library.')
     return state
 
+# %% ../nbs/02a_encoders.ipynb #cd5d833a
 def standard_resnet(
     state:dict, # state dict of a ResNet with torchvision's names
 ): # the network with these weights, every key used
@@ -222,6 +233,7 @@ def fetch_pinned(
                         f'delete it to fetch it again, or delete {str(pin)!r} to accept it.')
     return path
 
+# %% ../nbs/02a_encoders.ipynb #5d44e0da
 def load_encoder(
     name:str='mini', # 'mini', a file of `save_encoder`, 'madry:' and one of `MADRY_NAMES`, a .ckpt file of the same kind, or the name of any timm model
     device:str|None='cpu', # as for `get_device`

@@ -59,9 +59,11 @@ class Pictures:
         if self._hashes is None: self._hashes = list(read_ahead(lambda f: pixel_hash(load_rgb(f)), self.files))
         return self._hashes
     def split(self, batch:int, side:int=64): # yields tensors (n, 3, side, side) in [0,1]
+        "Batches of squares, cut from the middle, read ahead."
         parts = [self.files[i:i+batch] for i in range(0, len(self), batch)]
         return read_ahead(lambda files: to_tensor([ImageOps.fit(load_rgb(f), (side, side), Image.Resampling.BICUBIC) for f in files]), parts)
 
+# %% ../nbs/02b_folders.ipynb #325c67b4
 def shown(path): # -> str
     "A file's name as text: bytes that are no UTF-8 become question marks in a diamond."
     return os.fsencode(Path(path).name).decode('utf-8', 'replace')
@@ -96,6 +98,7 @@ def _open_all(files, cache):
     if kept and now != index: write_json(kept, now)
     return [tuple(said) for _, said in found]
 
+# %% ../nbs/02b_folders.ipynb #ec6523a5
 def image_files(
     folder, # of image files; other files and folders in it are passed over
 )->list: # paths, by name
@@ -107,6 +110,7 @@ def image_files(
     if not files: raise UserError(f'there are no images in {str(folder)!r}; expected files such as .png or .jpg.')
     return files
 
+# %% ../nbs/02b_folders.ipynb #aca54048
 def folder_pictures(
     folder, # of image files; other files and folders in it are passed over
     cache=None, # folder in which to remember what is in each file; None: nowhere

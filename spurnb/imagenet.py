@@ -44,6 +44,7 @@ def class_folders(
     named = {f: class_of_folder(f.name) for f in sorted(place.iterdir()) if f.is_dir()}
     return {k: f for f, k in named.items() if k is not None}
 
+# %% ../nbs/02d_imagenet.ipynb #01bc1f91
 def _sample(files, n, seed): # -> Pictures
     import torch
     order = torch.randperm(len(files), generator=generator(seed, 'class pictures')).tolist()
@@ -77,6 +78,7 @@ def _in_tar(path, index):
             with tarfile.open(path) as tar: yield from _pictures_in(tar, shown)
     except (tarfile.TarError, EOFError) as e: raise UserError(f'{str(path)!r} is no tar file, or damaged ({e}); get it again.') from None
 
+# %% ../nbs/02d_imagenet.ipynb #df8ab825
 def _kept(key, pictures, what): # -> files
     "Pictures as files in the cache, whole or not at all; `key` is where from, what decides them, and the class."
     place = cache_home()/'imagenet'/settings_hash(key)
@@ -116,6 +118,7 @@ def parquet_plan(
             if n and (found := found + len(rows)) >= n: return plan
     return plan
 
+# %% ../nbs/02d_imagenet.ipynb #5a2a972c
 def _in_parquet(plan):
     for file, g, rows, _ in plan:
         column = _parquet().ParquetFile(file).read_row_group(g, columns=['image'])['image']

@@ -26,19 +26,23 @@ class Pen:
         return [(cx + s*self.flip*(x*c - y*w), cy + s*(x*w + y*c)) for x,y in points]
 
     def poly(self, points, fill, outline=None, width=3):
+        "A filled polygon; an outline is `width` canvas pixels wide, whatever the scale."
         points = self.place(points)
         self.draw.polygon(points, fill=fill)
         if outline: self.draw.line(points+points[:2], fill=outline, width=width, joint='curve')
 
     def line(self, points, fill, width):
+        "A line through `points`; `width` is in local units, so it grows with the scale."
         self.draw.line(self.place(points), fill=fill, width=max(1, round(width*self.scale)), joint='curve')
 
     def oval(self, x, y, rx, ry, fill, turn=0., outline=None, width=3):
+        "An ellipse around (`x`, `y`) with radii `rx` and `ry`, turned by `turn` (radians)."
         c,w = math.cos(turn),math.sin(turn)
         ring = [(math.cos(t/14*math.pi)*rx, math.sin(t/14*math.pi)*ry) for t in range(28)]
         self.poly([(x + a*c - b*w, y + a*w + b*c) for a,b in ring], fill, outline, width)
 
     def box(self, x0, y0, x1, y1, fill, outline=None, width=3):
+        "A rectangle between two corners."
         self.poly([(x0,y0), (x1,y0), (x1,y1), (x0,y1)], fill, outline, width)
 
 # %% ../nbs/00a_painting.ipynb #54b39947

@@ -54,7 +54,7 @@ def apgd(
         ups, since, better = ups + (value > before), since + 1, value > top
         top, wide = torch.where(better, value, top), better.view(-1, 1, 1, 1)
         best, best_grad = torch.where(wide, x, best), torch.where(wide, grad, best_grad)
-        if step in check:
+        if step in check: # the paper's two conditions: too few steps went up, or neither step size nor best value has changed since the last checkpoint
             stalled = (ups < .75*since) | (~halved & (top <= top_before))
             wide = stalled.view(-1, 1, 1, 1)
             eta = torch.where(wide, eta/2, eta)

@@ -38,6 +38,7 @@ def spurious_features()->tuple:
     text = resources.files('spurnb').joinpath('facts/spurious_imagenet.csv').read_text(encoding='utf-8')
     return tuple(Feature(int(r['class_index']), r['wordnet_id'], r['class_name'], r['spurious_feature'], tuple(map(int, r['labelled_components'].split()))) for r in csv.DictReader(text.splitlines()))
 
+# %% ../nbs/02c_spurious_imagenet.ipynb #6099fc87
 def spurious_feature(
     name, # class: its name, number or WordNet id
 )->Feature:
@@ -75,6 +76,7 @@ class FeaturePictures:
     left_out:dict       # as of `folder_pictures`: files, unreadable, copies
     source:str          # for the report
 
+# %% ../nbs/02c_spurious_imagenet.ipynb #b0d38993
 class SpuriousImageNet:
     "Class by component by image, over a folder with the archive's folders in it."
     def __init__(self,
@@ -156,7 +158,7 @@ def choose_pictures(
     pictures:Pictures, # of the feature
     n:int=8, # references
     held_out:int=40, # pictures that only the audit sees
-    seed:int=0,
+    seed:int=0, # which pictures are held out, and without `score` or `files` which are references
     score=None, # function of `Pictures`: a number each; the largest are taken
     least:"float|None"=None, # with `score`: the smallest number that will do
     files=(), # names of the references, chosen by hand
