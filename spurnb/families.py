@@ -73,7 +73,7 @@ def read_prompts(
 
 # %% ../nbs/04d_families.ipynb #ccd2038f
 def condition(
-    family:Family,
+    family:Family, # of the pipeline that the encoders are from
     encoders, # the text encoders, in the order of `family.encoders`
     ids, # for each of them (n, tokens)
     t5=None, # (n, tokens, D), of SD3
@@ -89,7 +89,7 @@ def condition(
 
 # %% ../nbs/04d_families.ipynb #e70d7ef5
 def ask(
-    family:Family,
+    family:Family, # of the pipeline that the network is from
     network, # UNet or transformer
     noisy, # z_t (n, c, h, w)
     t, # timesteps (n,)

@@ -52,9 +52,13 @@ class FinetuneSettings:
     def __post_init__(self): self._check()
 
     @property
-    def trains_text(self): return bool(self.train_text_encoder and self.lr_text)     # are the text encoders trained?
+    def trains_text(self):
+        "Are the text encoders trained?"
+        return bool(self.train_text_encoder and self.lr_text)
     @property
-    def rates(self): return [lr for lr in (self.lr_unet, self.lr_text*self.trains_text) if lr]   # of what is trained
+    def rates(self):
+        "The learning rates of what is trained."
+        return [lr for lr in (self.lr_unet, self.lr_text*self.trains_text) if lr]
 
 # %% ../nbs/04b_trainer.ipynb #21c2997c
 @patch
