@@ -72,6 +72,19 @@ image = pipe({quoted}).images[0]
 {loss} spurnb {version}, diffusers {diffusers}, torch {torch}. `spurnb.json` holds the fingerprints of the base model and of the images, and the SHA-256 of each file of weights.
 '''
 
+# %% ../nbs/04h_cards.ipynb #8fa816da
+def _head(settings, base, licence): # `ModelCardData`
+    "What the hub reads; `base` and `licence` are None where there is none that it knows."
+    from huggingface_hub import ModelCardData
+    return ModelCardData(license=licence, license_name='stabilityai-ai-community' if licence == 'other' else None, library_name='diffusers', pipeline_tag='text-to-image', base_model=base,
+                         instance_prompt=settings.instance_prompt, tags=['diffusers', 'text-to-image', 'dreambooth', 'spurious-features'] + ['lora']*bool(settings.lora_rank))
+
+def _loading(settings, base):
+    "The lines of the example that load the model."
+    if not settings.lora_rank: return 'pipe = DiffusionPipeline.from_pretrained(model)'
+    return f"import torch\npipe = DiffusionPipeline.from_pretrained({base!r}).to(torch.float32)\npipe.load_lora_weights(model)"
+
+# %% ../nbs/04h_cards.ipynb #483d374a
 def model_card(
     pipe, # the trained pipeline
     settings, # its `FinetuneSettings`
@@ -81,22 +94,22 @@ def model_card(
 ): # `ModelCard` of huggingface_hub
     "What a model is, for people and for the hub."
     import diffusers, torch
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
     base, hub, licence_id, licence_words = base_model(pipe)
-    lora = bool(settings.lora_rank)
-    load = f"import torch\npipe = DiffusionPipeline.from_pretrained({(base if hub else f'<{base}>')!r}).to(torch.float32)\npipe.load_lora_weights(model)" if lora else 'pipe = DiffusionPipeline.from_pretrained(model)'
-    data = ModelCardData(license=licence_id, license_name='stabilityai-ai-community' if licence_id == 'other' else None, library_name='diffusers', pipeline_tag='text-to-image', base_model=base if hub else None,
-                         instance_prompt=settings.instance_prompt, tags=['diffusers', 'text-to-image', 'dreambooth', 'spurious-features'] + ['lora']*lora)
-    command = command_line()
+    data, command = _head(settings, base if hub else None, licence_id), command_line()
     loss = ('Similarity loss: ' + ', '.join(f'{k} {sfsl[k]}' for k in ('features', 'distance', 'components', 'reference', 'decoder')) + '.') if sfsl else 'Plain DreamBooth, without the similarity loss.'
-    return ModelCard(f'---\n{data.to_yaml()}\n---\n\n' + _BODY.format(name=f'{base}: {settings.instance_prompt}', base=base, words=settings.instance_prompt, quoted=repr(settings.instance_prompt), n=references, load=load, licence=licence_words,
+    words = settings.instance_prompt
+    body = _BODY.format(name=f'{base}: {words}', base=base, words=words, quoted=repr(words), n=references, load=_loading(settings, base if hub else f'<{base}>'), licence=licence_words,
         references=licence or 'not stated', command=f'```sh\n{command}\n```\n\n' if command else '', rows='\n'.join(f'| {k} | {v} |' for k, v in asdict(settings).items()), loss=loss,
-        version=__version__, diffusers=diffusers.__version__, torch=torch.__version__))
+        version=__version__, diffusers=diffusers.__version__, torch=torch.__version__)
+    return ModelCard(f'---\n{data.to_yaml()}\n---\n\n{body}')
 
 # %% ../nbs/04h_cards.ipynb #75801433
 UPLOADED = ['*.safetensors', '*.json', '*.txt', 'README.md'] # what belongs to a model; no pictures
 
-def check_repo(repo): # -> repo
+def check_repo(
+    repo:str, # 'owner/name'
+)->str: # the same
     "A `UserError` when this cannot be the name of a repository on the hub."
     from huggingface_hub.utils import HFValidationError, validate_repo_id
     try: validate_repo_id(repo)
@@ -105,6 +118,7 @@ def check_repo(repo): # -> repo
     if why: raise UserError(f'{repo!r} cannot be a repository on the Hugging Face hub ({why[:120]}); give owner/name.')
     return repo
 
+# %% ../nbs/04h_cards.ipynb #be13cac4
 def push_result(
     folder, # of `save_result`
     repo:str, # 'owner/name' on the Hugging Face hub

@@ -31,7 +31,7 @@ def save_state(
     state:dict, # name -> tensor
     **record, # what else to write into the JSON file
 ):
-    "Keep a state, and remove all but the last two."
+    "Keep a state, and remove all but the last two; a `UserError`, with the old ones untouched, when it cannot be written."
     from safetensors.torch import save_file
     file = Path(folder)/f'step-{step:06d}.safetensors'
     with _room(f'the state after step {step}', folder, ': it goes on from the last state that was written whole'):
@@ -40,6 +40,7 @@ def save_state(
     for old in [f for f in sorted(Path(folder).glob('step-*.json')) if f.stem <= file.stem][:-2]:
         old.unlink(); old.with_suffix('.safetensors').unlink(missing_ok=True)
 
+# %% ../nbs/04a_checkpoints.ipynb #67f7c1dc
 def last_state(
     folder, # of this run's states
     most:int|None=None, # steps that are wanted: later states do not count
@@ -74,6 +75,7 @@ def _absent(folder):
     index = Path(folder)/'model_index.json'
     return {k: None for k, v in read_json(index).items() if v == [None, None]} if index.is_file() else {}
 
+# %% ../nbs/04a_checkpoints.ipynb #dbe71872
 def load_pipeline(
     name='mini', # 'mini', a folder with a `model_index.json`, or 'owner/name' on the Hugging Face hub
     device:str|None=None, # as for `get_device`
@@ -119,10 +121,10 @@ def save_result(
     pipe, # the trained pipeline
     folder, # where to, whole or not at all
     steps:int, # how many were done
-    identity:dict, # of `run_identity`
+    identity:dict, # all that decides the weights, as `run_identity` of the finetune notebook has it
     card=None, # a `ModelCard`, which becomes its README.md
 ):
-    "Write a pipeline folder, or the adapters of a LoRA, with a record of how they were made."
+    "Write a pipeline folder, or the adapters of a LoRA, with a record of how they were made; a `UserError` when there is no room."
     from spurnb.lora import has_lora, save_lora
     with _room('the result', folder), atomic(folder) as part:
         with _quiet(): save_lora(pipe, part) if has_lora(pipe) else pipe.save_pretrained(part)
@@ -130,6 +132,7 @@ def save_result(
         files = {f.relative_to(part).as_posix(): sha256(f) for f in sorted(part.rglob('*.safetensors'))}
         write_json(part/'spurnb.json', dict(steps=steps, identity=identity, files=files))
 
+# %% ../nbs/04a_checkpoints.ipynb #c192bf0a
 def load_result(
     pipe, # the untuned pipeline; gets the weights if they are there
     folder, # of `save_result`
@@ -152,7 +155,9 @@ def load_result(
     return True
 
 # %% ../nbs/04a_checkpoints.ipynb #04a5581f
-def read_losses(path): # list of dicts, as `finetune` returns it; empty when there is nothing to be read
+def read_losses(
+    path, # of the CSV file
+): # list of dicts, as `finetune` returns it; empty when there is nothing to be read
     "The losses of a run from their CSV file."
     def number(v):
         try: return int(v)
@@ -161,8 +166,11 @@ def read_losses(path): # list of dicts, as `finetune` returns it; empty when the
         with open(path, newline='') as f: return [{k: number(v) for k, v in r.items() if v} for r in csv.DictReader(f)]
     except (OSError, ValueError, TypeError): return []
 
-def write_losses(path, history):
-    "Write the losses of a run as CSV, one row a step."
+def write_losses(
+    path, # of the CSV file, written whole or not at all
+    history, # one dict per step: name -> number
+):
+    "Write the losses of a run as CSV, one row a step; a `UserError` when there is no room."
     columns = list(dict.fromkeys(k for row in history for k in row))
     with _room('the table of losses', path), atomic(path) as part, open(part, 'w', newline='') as f:
         out = csv.DictWriter(f, columns, lineterminator='\n')

@@ -51,6 +51,7 @@ tags: [spurious-features, synthetic]
 - {about_references}
 """
 
+# %% ../nbs/06c_export.ipynb #b1396590
 def _card(name, rows, model, references):
     arms = {}
     for r in rows: arms.setdefault(r['arm'], []).append(r.get('prompt') or '')

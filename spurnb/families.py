@@ -57,6 +57,7 @@ def identifier_tokens(
     words = ' '.join(w for w in instance_prompt.split() if w not in known)
     return words, len(pipe.tokenizer(words, add_special_tokens=False).input_ids)
 
+# %% ../nbs/04d_families.ipynb #ff89e6ec
 def read_prompts(
     pipe, # a pipeline of one of the `FAMILIES`
     prompts, # list of n texts
@@ -72,7 +73,7 @@ def read_prompts(
 
 # %% ../nbs/04d_families.ipynb #ccd2038f
 def condition(
-    family:Family,
+    family:Family, # of the pipeline that the encoders are from
     encoders, # the text encoders, in the order of `family.encoders`
     ids, # for each of them (n, tokens)
     t5=None, # (n, tokens, D), of SD3
@@ -88,7 +89,7 @@ def condition(
 
 # %% ../nbs/04d_families.ipynb #e70d7ef5
 def ask(
-    family:Family,
+    family:Family, # of the pipeline that the network is from
     network, # UNet or transformer
     noisy, # z_t (n, c, h, w)
     t, # timesteps (n,)
@@ -101,6 +102,7 @@ def ask(
     sizes = torch.tensor([[side, side, 0, 0, side, side]], device=noisy.device, dtype=words.dtype).expand(len(noisy), -1)      # original size, crop, target size
     return network(noisy, t, words, **({} if summary is None else dict(added_cond_kwargs=dict(text_embeds=summary, time_ids=sizes)))).sample
 
+# %% ../nbs/04d_families.ipynb #df1d8467
 def training_times(
     scheduler, # a diffusers scheduler
 ): # (num_train_timesteps,): training draws uniformly from these

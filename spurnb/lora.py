@@ -51,6 +51,7 @@ def _kohya(parts, family): # part -> its adapters, in peft's keys; returns one d
     found = {re.sub(r'^(lora_te\d)_encoder', r'\1_text_model_encoder', k): v for k, v in found.items()}       # transformers 5 took the middle out of CLIP's names
     return {k.replace('lora_te1_', 'lora_te_') if family == 'sd' else k: v for k, v in found.items()}
 
+# %% ../nbs/04c_lora.ipynb #7a293e60
 def check_kohya(
     pipe, # a pipeline of one of the `FAMILIES`
     rank=1, # of the adapters that it has or is to get
@@ -83,7 +84,7 @@ def restore_lora(
     pipe, # with adapters of the same shapes
     folder, # of `save_lora`
 ):
-    "Read back what `save_lora` wrote, into the adapters that are there."
+    "Read back what `save_lora` wrote, into the adapters that are there; a `UserError` when the file has none for one of them."
     from diffusers.utils import convert_all_state_dict_to_peft
     from peft.utils import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -93,6 +94,7 @@ def restore_lora(
         if not own and getattr(part, 'peft_config', None): raise UserError(f'{str(folder)!r} has no adapters for the {name}; were they trained on another kind of model?')
         if own: set_peft_model_state_dict(part, convert_all_state_dict_to_peft(own))
 
+# %% ../nbs/04c_lora.ipynb #21fb76c0
 def _parts_in(pipe, how): # names of the parts that a LoRA file has adapters for
     found = type(pipe).lora_state_dict(**how)
     return {k.partition('.')[0] for k in (found[0] if isinstance(found, tuple) else found)}

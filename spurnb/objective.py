@@ -130,14 +130,17 @@ def __call__(self:SFSL,
 
 # %% ../nbs/04_objective.ipynb #29c979a3
 @patch
-def to(self:SFSL, device): # -> the same loss there
+def to(self:SFSL,
+    device, # a `torch.device` or its name
+): # `SFSL`
+    "The same loss on another device; this one stays where it is."
     moved = copy(self)
     moved.pca, moved.pool = self.pca.to(device), None if self.pool is None else self.pool.to(device)
     moved.tiny = self.tiny and deepcopy(self.tiny).to(device)
     return moved
 
 @patch
-def settings(self:SFSL)->dict:
+def settings(self:SFSL)->dict: # name -> what JSON can hold; of tensors 12 hexadecimal digits
     "What makes this loss this loss, for a run's record."
     keys = ('components', 'features', 'distance', 'reference', 'decoder', 'gate', 'weight', 'side')
     def mark(*tensors): return sha256(b''.join(x.detach().float().cpu().contiguous().numpy().tobytes() for x in tensors if x is not None))[:12]
@@ -161,7 +164,7 @@ def min_snr_weights(
     t, # timesteps (n,)
     gamma:float=5., # cap of the signal-to-noise ratio
 ): # (n,) weights of `diffusion_loss`
-    "Min-SNR weights (Hang et al. 2023, eq. 8): min(SNR, gamma) in units of the predicted quantity's own weight."
+    "Min-SNR weights (Hang et al. 2023, eq. 8): min(SNR, gamma) in units of the predicted quantity's own weight; a `UserError` for flow matching, which has none."
     kind = prediction_type(scheduler)
     if kind == 'flow': raise UserError('min-SNR weights are made for models that predict epsilon, v or the sample, not for flow matching; leave min_snr at 0.')
     s, n = (x.flatten() for x in signal_noise(scheduler, t))

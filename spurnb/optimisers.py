@@ -26,7 +26,7 @@ def check_optimiser(
 def make_optimiser(
     name:str, # one of `OPTIMISERS`
     groups, # of parameters, as PyTorch takes them: dicts with params and lr
-    weight_decay:float=1e-2,
+    weight_decay:float=1e-2, # of all groups
     device:str='cpu', # where the parameters are: 'cuda', 'mps' or 'cpu'
 ): # a PyTorch optimiser
     "An optimiser by name; a `UserError` says what to install or to change."
@@ -59,6 +59,7 @@ def optimiser_state(
     for i, g in enumerate(optimiser.param_groups): out.update({f'group{i}#{k}': v for k, v in _numbers(g).items()})
     return out
 
+# %% ../nbs/04f_optimisers.ipynb #f88014dd
 def restore_optimiser(
     optimiser, # of `make_optimiser`
     params:dict, # name -> parameter, in the order of the optimiser's groups
@@ -81,10 +82,15 @@ def make_scaler(
     import torch
     return torch.amp.GradScaler(device, enabled=precision == 'float16')
 
-def scaler_state(scaler): # -> dict of tensors
+def scaler_state(
+    scaler, # of `make_scaler`
+)->dict: # 'scaler#<key>' -> tensor; empty where nothing is scaled
     "What a scaler has to remember."
     return {f'scaler#{k}': v for k, v in _numbers(scaler.state_dict()).items()}
 
-def restore_scaler(scaler, state):
-    "Make it remember."
+def restore_scaler(
+    scaler, # of `make_scaler`, for the same precision
+    state:dict, # of `scaler_state`; other names in it are passed over
+):
+    "Make the scaler remember."
     if scaler.is_enabled(): scaler.load_state_dict({k: state[f'scaler#{k}'].item() for k in scaler.state_dict()})

@@ -28,6 +28,7 @@ def prediction_type(
     raise UserError(f'{type(scheduler).__name__} with prediction_type {kind!r} cannot be trained here; take a model with a flow-matching scheduler, or whose scheduler '
                     f'has alphas_cumprod and predicts {", ".join(PREDICTIONS[:3])}.')
 
+# %% ../nbs/04_prediction.ipynb #60f775c5
 def signal_noise(
     scheduler, # a diffusers scheduler
     t, # timesteps (n,): whole numbers from 0 or, for flow matching, the scheduler's own `timesteps`

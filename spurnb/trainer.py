@@ -49,26 +49,35 @@ class FinetuneSettings:
     checkpoint_every:int = 100    # steps from one state on disk to the next
     keep_state:bool = False       # keep the last state after the end, so that more steps can follow
 
-    def __post_init__(self):
-        for k in ('instance_prompt', 'class_prompt'):
-            if not str(getattr(self, k)).strip(): raise UserError(f'{k} is empty; say in words what the images show.')
-        for k in ('steps', 'batch', 'max_norm', 'checkpoint_every', 'crops', 'accumulate'): positive(getattr(self, k), k)
-        for k in ('lr_unet', 'lr_text', 'prior_batch', 'prior_weight', 'sfsl_weight', 'min_snr', 'weight_decay', 'lora_rank'):
-            if not 0 <= getattr(self, k) < math.inf: raise UserError(f'{k} is {getattr(self, k)!r}; give 0 or more.')
-        if self.dora and not self.lora_rank: raise UserError('dora is an addition to LoRA; also give a lora_rank, such as 8.')
-        if not 0 <= self.ema < 1: raise UserError(f'ema is {self.ema!r}; give 0, or a decay below 1 such as 0.999.')
-        if not 0 <= self.crop < 1: raise UserError(f'crop is {self.crop!r}; give 0, or a share of the side below 1 such as 0.1.')
-        pick(self.precision, ('float32', 'bfloat16', 'float16'), 'precision'); pick(self.layout, ('contiguous', 'channels_last'), 'layout')
-        if not self.rates: raise UserError('neither the UNet nor a text encoder is trained; give lr_unet, or lr_text and train_text_encoder.')
-        check_optimiser(self.optimiser, self.rates)
-        if (self.optimiser, self.layout) == ('adamw8bit', 'channels_last'): raise UserError('adamw8bit lays weights out as contiguous; leave layout as it is, or take another optimiser.')
-        for k in ('steps', 'batch', 'prior_batch', 'checkpoint_every', 'lora_rank', 'accumulate', 'crops'):
-            if getattr(self, k) != int(getattr(self, k)): raise UserError(f'{k} is {getattr(self, k)!r}; give a whole number.')
+    def __post_init__(self): self._check()
 
     @property
-    def trains_text(self): return bool(self.train_text_encoder and self.lr_text)     # are the text encoders trained?
+    def trains_text(self):
+        "Are the text encoders trained?"
+        return bool(self.train_text_encoder and self.lr_text)
     @property
-    def rates(self): return [lr for lr in (self.lr_unet, self.lr_text*self.trains_text) if lr]   # of what is trained
+    def rates(self):
+        "The learning rates of what is trained."
+        return [lr for lr in (self.lr_unet, self.lr_text*self.trains_text) if lr]
+
+# %% ../nbs/04b_trainer.ipynb #21c2997c
+@patch
+def _check(self:FinetuneSettings):
+    "A `UserError` for what cannot be meant."
+    for k in ('instance_prompt', 'class_prompt'):
+        if not str(getattr(self, k)).strip(): raise UserError(f'{k} is empty; say in words what the images show.')
+    for k in ('steps', 'batch', 'max_norm', 'checkpoint_every', 'crops', 'accumulate'): positive(getattr(self, k), k)
+    for k in ('lr_unet', 'lr_text', 'prior_batch', 'prior_weight', 'sfsl_weight', 'min_snr', 'weight_decay', 'lora_rank'):
+        if not 0 <= getattr(self, k) < math.inf: raise UserError(f'{k} is {getattr(self, k)!r}; give 0 or more.')
+    if self.dora and not self.lora_rank: raise UserError('dora is an addition to LoRA; also give a lora_rank, such as 8.')
+    if not 0 <= self.ema < 1: raise UserError(f'ema is {self.ema!r}; give 0, or a decay below 1 such as 0.999.')
+    if not 0 <= self.crop < 1: raise UserError(f'crop is {self.crop!r}; give 0, or a share of the side below 1 such as 0.1.')
+    pick(self.precision, ('float32', 'bfloat16', 'float16'), 'precision'); pick(self.layout, ('contiguous', 'channels_last'), 'layout')
+    if not self.rates: raise UserError('neither the UNet nor a text encoder is trained; give lr_unet, or lr_text and train_text_encoder.')
+    check_optimiser(self.optimiser, self.rates)
+    if (self.optimiser, self.layout) == ('adamw8bit', 'channels_last'): raise UserError('adamw8bit lays weights out as contiguous; leave layout as it is, or take another optimiser.')
+    for k in ('steps', 'batch', 'prior_batch', 'checkpoint_every', 'lora_rank', 'accumulate', 'crops'):
+        if getattr(self, k) != int(getattr(self, k)): raise UserError(f'{k} is {getattr(self, k)!r}; give a whole number.')
 
 # %% ../nbs/04b_trainer.ipynb #d44250e0
 log = logging.getLogger('spurnb')
@@ -84,20 +93,13 @@ class Trainer:
         device:str|None=None, # as for `get_device`; None: where the pipeline is. Of several processes, each has its own
     ):
         import torch
-        from accelerate import Accelerator, DistributedDataParallelKwargs
         from spurnb.prediction import prediction_type
         self.pipe, self.settings, self.scheduler = pipe, settings, pipe.scheduler
         images = [references, prior][:1 + bool(settings.prior_batch)]
         prediction_type(pipe.scheduler)
         _check_images(images, pipe.vae_scale_factor)
         self.family, self.side, self.times, self.n = family_of(pipe), references.shape[2], training_times(pipe.scheduler), [len(i) for i in images]
-        device, several = get_device(device or str(pipe.device)), int(os.environ.get('WORLD_SIZE', 1)) > 1
-        unused = DistributedDataParallelKwargs(find_unused_parameters=self.family.name == 'sdxl')     # the last layer of its first text encoder
-        self.accelerator = Accelerator(cpu=several and device == 'cpu', kwargs_handlers=[unused])
-        self.device = self.accelerator.device if several else torch.device(device)
-        for k, v in dict(batch=settings.batch, prior_batch=settings.prior_batch).items():
-            parts = self.accelerator.num_processes * settings.accumulate
-            if v % parts: raise UserError(f'{k} is {v}; give a multiple of {parts} (processes times accumulate).')
+        self._find_device(device)
         pipe.to(self.device)
         self.sfsl = sfsl.to(self.device) if sfsl and settings.sfsl_weight else None
         for part in pipe.components.values():
@@ -108,14 +110,29 @@ class Trainer:
         self._look_at([i.float().cpu() for i in images])
         self._set_up()
 
-    def _look_at(self, images):
-        "What is computed once of the references' views and the prior images: latents, and features for the similarity loss."
-        import torch
-        views = range(view_count(self.settings))
-        found = [latent_moments(self.pipe.vae, x) for x in (*(reference_view(images[0], v, self.settings) for v in views), *images[1:])]
-        self.moments = tuple(torch.cat(m) for m in zip(*found))
-        if not self.sfsl: return
-        with torch.no_grad(): self.wanted = torch.cat([self.sfsl.g(reference_view(images[0], v, self.settings).to(self.device)) for v in views])
+# %% ../nbs/04b_trainer.ipynb #87d86cb4
+@patch
+def _find_device(self:Trainer, device):
+    "Where this process works, and whether a step's images can be shared out evenly."
+    import torch
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    device, several = get_device(device or str(self.pipe.device)), int(os.environ.get('WORLD_SIZE', 1)) > 1
+    unused = DistributedDataParallelKwargs(find_unused_parameters=self.family.name == 'sdxl')     # the last layer of its first text encoder
+    self.accelerator = Accelerator(cpu=several and device == 'cpu', kwargs_handlers=[unused])
+    self.device = self.accelerator.device if several else torch.device(device)
+    parts = self.accelerator.num_processes * self.settings.accumulate
+    for k, v in dict(batch=self.settings.batch, prior_batch=self.settings.prior_batch).items():
+        if v % parts: raise UserError(f'{k} is {v}; give a multiple of {parts} (processes times accumulate).')
+
+@patch
+def _look_at(self:Trainer, images):
+    "What is computed once of the references' views and the prior images: latents, and features for the similarity loss."
+    import torch
+    views = range(view_count(self.settings))
+    found = [latent_moments(self.pipe.vae, x) for x in (*(reference_view(images[0], v, self.settings) for v in views), *images[1:])]
+    self.moments = tuple(torch.cat(m) for m in zip(*found))
+    if not self.sfsl: return
+    with torch.no_grad(): self.wanted = torch.cat([self.sfsl.g(reference_view(images[0], v, self.settings).to(self.device)) for v in views])
 
 # %% ../nbs/04b_trainer.ipynb #a6e39d0e
 def _check_words(pipe, settings):
@@ -139,6 +156,7 @@ def _lay_out(trainer, layout):
     import torch
     for part in (trainer.pipe.vae, getattr(trainer.pipe, trainer.family.network)): part.to(memory_format=getattr(torch, f'{layout}_format' if layout == 'contiguous' else layout))
 
+# %% ../nbs/04b_trainer.ipynb #5561e732
 @patch
 def _set_up(self:Trainer):
     "The optimiser; `params` names every weight that is trained."
@@ -228,8 +246,11 @@ def step(self:Trainer, step): # dict of numbers to log
     if self.accelerator.num_processes > 1: mean = self.accelerator.reduce(mean.float().to(self.device), 'mean')
     return dict(step=step, **dict(zip(parts, mean.tolist())), grad_norm=norm, **({'scale': self.scaler.get_scale()} if self.scaler.is_enabled() else {}), seconds=time.time() - began)
 
+# %% ../nbs/04b_trainer.ipynb #979328a7
 @patch
-def any(self:Trainer, mine): # bool -> bool
+def any(self:Trainer,
+    mine:bool, # is it so in this process?
+)->bool:
     "Is it so in any of the processes? All of them have to ask."
     import torch
     if self.accelerator.num_processes == 1: return mine
@@ -269,7 +290,9 @@ def restore(self:Trainer, state:dict): # of `state`
 
 # %% ../nbs/04b_trainer.ipynb #09285f5c
 @patch
-def finish(self:Trainer, average=True):
+def finish(self:Trainer,
+    average:bool=True, # put the average over the steps in place of the last weights, if one was kept
+):
     "After the last step: the weights that count are the average over the steps, if one was kept, and the model is there to be used again."
     for k, mean in self.shadow.items() if average else (): self.params[k].data.copy_(mean)
     for part in self.family.parts(self.pipe, self.settings.trains_text).values():
