@@ -57,6 +57,7 @@ def check_vae(pipe, n=300, seed=1): # -> dict
     mse = ((y/2+.5).clamp(0,1)-x).square().mean((1,2,3))
     return dict(psnr_db=round((-10*mse.log10()).mean().item(), 2), n=n)
 
+# %% ../nbs/10c_checking.ipynb #eea7919a
 def check_classifiers(judges, encoder, n=1200, seed=1, attacked=300, strength=.9): # -> dict
     "In-distribution accuracy of every judge and of the encoder, the encoder's accuracy under attack, and every judge's spurious rate on references."
     import torch
@@ -76,6 +77,7 @@ def check_classifiers(judges, encoder, n=1200, seed=1, attacked=300, strength=.9
             spurious_rate={c: _share(answers(judge.logits, r) == CLASSES.index(c)) for c,r in refs.items()})
     return found
 
+# %% ../nbs/10c_checking.ipynb #6c9f5b20
 def check_meters(meters, n=2000, seed=1): # meters: {'object': images -> logits, 'context': ...}
     "Accuracy of the two truth meters on unseen scenes of the independent world."
     import torch
@@ -84,6 +86,7 @@ def check_meters(meters, n=2000, seed=1): # meters: {'object': images -> logits,
     truth = dict(object=[OBJECT_NAMES.index(s.obj) for s in scenes], context=[CONTEXT_NAMES.index((s.context,s.variant)) for s in scenes])
     with torch.no_grad(): return {k: _share(torch.cat([m(b).argmax(1) for b in x.split(100)]) == torch.tensor(truth[k])) for k,m in meters.items()}
 
+# %% ../nbs/10c_checking.ipynb #933a29dc
 def check_generator(pipe, meters, n_class=200, n_variant=50, n_context=100, seed=1, **sampling): # -> dict
     "What the truth meters find in generated pictures: the object that was asked for, the variant that was asked for, and objects that were not."
     import torch
@@ -109,6 +112,7 @@ def bars(found): # found: the record's `measured` -> dict bar -> {required, reac
                    **(dict(objects=worst(gen['objects']), variants=worst(gen['variants']), bare=max(m['value'] for m in gen['bare'].values())) if gen else {}))
     return {k: dict(required=BARS[k], reached=round(v,4), met=bool(v <= BARS[k] if k == 'bare' else v >= BARS[k])) for k,v in reached.items()}
 
+# %% ../nbs/10c_checking.ipynb #89f5bc73
 def file_hashes(out): # -> dict file -> SHA-256
     "What belongs to a world."
     out = Path(out)

@@ -172,6 +172,7 @@ def _judge_rows(runs, arms):
     def cell(m): return dict(v=round(m['value'], 4), text=percent(m['value']), interval=show(m)[1], cls=heat_class(m['value']))
     return [dict(name=j, cells=[cell(over_seeds(runs, lambda r: _rate(r, j, a))) for a in arms]) for j in next(iter(runs.values()))['classifiers']]
 
+# %% ../nbs/09b_claim.ipynb #3371e423
 def write_study(
     runs:dict, # (class, seed) -> metrics
     out, # folder
@@ -234,6 +235,7 @@ def claim_runs(
         runs[key] = dict(one, classifiers=judges, **{part: joined(part) for part in ('arms', 'fooled', 'encoder')})
     return runs
 
+# %% ../nbs/09b_claim.ipynb #94c48623
 def finish_study(
     out, # folder of `study.run_study`
     seeds:int=5, # of the claim

@@ -23,7 +23,11 @@ def new_vae():
     return AutoencoderKL(down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, block_out_channels=(16,32,64), layers_per_block=1,
                          latent_channels=6, norm_num_groups=8, sample_size=64, mid_block_add_attention=False)
 
-def train_vae(folder, images, settings):
+def train_vae(
+    folder, # for weights and state
+    images, # uint8 (n, 64, 64, 3), as of `drawn`
+    settings, # `WorldSettings`
+): # -> AutoencoderKL, trained
     "Crops in, crops out: absolute and squared error plus a light pull of the latents towards a normal distribution."
     import torch, torch.nn.functional as F
     torch.manual_seed(settings.seed)
@@ -66,6 +70,7 @@ def new_tokenizer(folder): # -> CLIPTokenizer
         with atomic(folder/'merges.txt') as tmp: tmp.write_text('#version: 0.2\n' + '\n'.join(' '.join(p) for p in pairs) + '\n', encoding='utf-8')
     return CLIPTokenizer(str(folder/'vocab.json'), str(folder/'merges.txt'), model_max_length=32, pad_token='<|endoftext|>')
 
+# %% ../nbs/10b_diffusion.ipynb #de26d5b5
 def new_generator(folder, vae): # -> StableDiffusionPipeline
     "An untrained Stable Diffusion of less than a hundredth of its size: the same classes, small widths."
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -99,6 +104,7 @@ def set_scale(folder, vae):
     mean,std = (np.load(Path(folder)/f'latents_{k}.npy', mmap_mode='r')[:4000].astype('float32') for k in ('mean','std'))
     vae.register_to_config(scaling_factor=round(float(1/np.sqrt(mean.var() + (std**2).mean())), 4))
 
+# %% ../nbs/10b_diffusion.ipynb #8cd4ea09
 def words_for(scene, rng): # -> str
     "A caption for training: the background is named half of the time, the variant two times in three, and one caption in ten is left empty for classifier-free guidance."
     drop,back,variant = rng.random(3)
@@ -110,7 +116,14 @@ def often(scene): # -> float
     if scene.context == 'water jet': return 6. if scene.variant in ('orange','pink') else 3.
     return 2. if scene.obj == 'hummingbird' else 1.
 
-def train_generator(folder, vae, images, scenes, settings):
+# %% ../nbs/10b_diffusion.ipynb #9f05331f
+def train_generator(
+    folder, # for weights, state and latents
+    vae, # the trained one; its scale is written into it
+    images, # uint8 (n, 64, 64, 3), as of `drawn`
+    scenes, # those of the images, for the captions
+    settings, # `WorldSettings`
+): # -> StableDiffusionPipeline, trained
     "UNet and text encoder together, v-prediction (Salimans & Ho 2022) at uniform timesteps."
     import torch, torch.nn.functional as F
     mean,std = encoded(folder, vae, images)
@@ -141,7 +154,12 @@ def new_tiny():
     from diffusers import AutoencoderTiny
     return AutoencoderTiny(encoder_block_out_channels=(16,16,16), decoder_block_out_channels=(24,24,24), num_encoder_blocks=(1,1,1), num_decoder_blocks=(2,2,1), latent_channels=6, upsampling_scaling_factor=2)
 
-def train_tiny(folder, vae, images, settings):
+def train_tiny(
+    folder, # for weights, state and latents
+    vae, # the trained one
+    images, # uint8 (n, 64, 64, 3), as of `drawn`
+    settings, # `WorldSettings`
+): # -> AutoencoderTiny, trained
     "A small `AutoencoderTiny` whose decoder imitates the VAE's, for cheap gradients; it takes *scaled* latents."
     import torch, torch.nn.functional as F
     mean,_ = encoded(folder, vae, images)

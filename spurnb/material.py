@@ -46,6 +46,7 @@ def photo_target(settings): # -> Target
     else: known = (spurious_feature(found.index).words,)*2
     return replace(found, feature=known[0], prompted=s.prompted or known[1])
 
+# %% ../nbs/09_material.ipynb #95617691
 def photo_sources(settings): # -> pictures of the feature, source in words, `SpuriousImageNet` or None
     "Where the references come from: Spurious ImageNet, or a folder of one's own."
     from spurnb.folders import folder_pictures
@@ -78,6 +79,7 @@ def _others(settings, data, n): # pictures of neither feature nor object, and wh
     order = torch.randperm(len(files), generator=generator(s.seed, 'other features')).tolist()
     return Pictures([files[i] for i in order[:n]]), 'other features of Spurious ImageNet'
 
+# %% ../nbs/09_material.ipynb #bc36f863
 def _score(settings, out, encoder, target, images, others, device): # how references are chosen, as `choose_pictures` wants it
     s = settings
     if s.select == 'alpha':
@@ -93,6 +95,7 @@ def _score(settings, out, encoder, target, images, others, device): # how refere
         return dict(score=votes, least=s.agree)
     return {}
 
+# %% ../nbs/09_material.ipynb #d923f4b2
 def photo_material(settings, out, encoder, side, device): # -> Material
     "Photographs for a run: references of `side` pixels, everything else as the encoder takes it."
     from spurnb.imagenet import class_pictures
@@ -108,7 +111,14 @@ def photo_material(settings, out, encoder, side, device): # -> Material
     return Material(target, references, images, others, positives, others, null, dict(seen_from=f'{0 if others is None else len(others)} pictures: {what}', references=references.names))
 
 # %% ../nbs/09_material.ipynb #cb2242a3
-def fitted_pca(file, encoder, target, class_images, all_classes, saved=''):
+def fitted_pca(
+    file, # where it is, or will be
+    encoder, # an `Encoder`
+    target, # a `data.Target`
+    class_images, # (n, 3, h, w) in [0,1], of the class; None: the PCA is in `saved`
+    all_classes, # likewise, of every class; None: nothing to see similarity from
+    saved='', # PCA of an earlier run; a `UserError` if it is another class's
+): # -> NeuralPCA
     "The PCA in `file`, if it is that of these images: fitting again, on other threads, would differ in the last digits and make all that follows stale."
     from spurnb.features import NeuralPCA, data_hash, in_batches
     if class_images is None:
@@ -124,6 +134,7 @@ def fitted_pca(file, encoder, target, class_images, all_classes, saved=''):
     pca.save(file)
     return pca
 
+# %% ../nbs/09_material.ipynb #35d78b09
 def _chosen(settings, pca, material): # rule's outcome, or the user's own choice
     from spurnb.features import choose_components, contrast, separation
     s, m = settings, material
@@ -136,6 +147,7 @@ def _chosen(settings, pca, material): # rule's outcome, or the user's own choice
     given, c = pca.known(given), contrast(pca, m.references.images, rest)
     return dict(rule='chosen by hand' if s.chosen else f'as in {record}', chosen=given, separation=separation(pca, m.references.images, rest, given), contrast=[round(v, 4) for v in c.tolist()], why=[('chosen' if l in given else 'not chosen') + f', contrast {v:+.2f}' for l, v in enumerate(c.tolist())]) | alone
 
+# %% ../nbs/09_material.ipynb #63d1c156
 def describe_feature(settings, out, material, encoder, pictures=True): # -> NeuralPCA, rule's outcome (dict)
     "References, PCA and the choice of components, written to the run's folder; with `pictures` also the components' figure."
     refs = material.references

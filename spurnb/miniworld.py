@@ -20,7 +20,10 @@ from .diffusion import new_generator, new_tiny, new_vae, set_scale, train_genera
 # %% ../nbs/10_miniworld.ipynb #62d74586
 STAGES = ('vae', 'encoder', 'judges', 'meters', 'tiny', 'generator')
 
-def start_from(world, folder):
+def start_from(
+    world, # folder of a finished world; a `UserError` if files are missing or damaged
+    folder, # where the training is
+):
     "Let a training go on from the finished `world`: its models count as trained, and its generator is where the new steps begin."
     import torch
     from diffusers import StableDiffusionPipeline
@@ -46,8 +49,13 @@ def start_from(world, folder):
         with atomic(folder/'tokenizer'/f) as tmp: tmp.write_bytes((world/'generator'/'tokenizer'/f).read_bytes())
     keep('generator_start', torch.nn.ModuleDict(dict(unet=pipe.unet, text_encoder=pipe.text_encoder)).state_dict())
 
-def ship(out, settings, generator=True): # generator: also measure what it draws (minutes)?
-    "Assemble what has been trained in `out/training` into `out` as float16, measure it and write the record."
+# %% ../nbs/10_miniworld.ipynb #a772d4b6
+def ship(
+    out, # folder of the world
+    settings, # `WorldSettings`
+    generator:bool=True, # also measure what it draws? Takes minutes
+)->dict: # the record
+    "Assemble what has been trained in `out/training` into `out` as float16, measure it and write the record; a `UserError` names what has not been trained to the end."
     import torch
     from spurnb.checking import assemble, measure_world
     from spurnb.encoders import small_resnet
@@ -66,8 +74,15 @@ def ship(out, settings, generator=True): # generator: also measure what it draws
     training = {f.relative_to(folder).with_suffix('').as_posix(): read_json(f) for f in sorted(folder.rglob('*.json')) if f.with_suffix('.safetensors').exists()}
     return measure_world(out, settings, training, generator)
 
-def train_world(out, settings=None, stages=STAGES, measured=True, base=None): # base: a finished world to go on from
-    "Train everything into `out`, from nothing or from `base`; goes on where an earlier call stopped, and skips what is finished. Gives the record."
+# %% ../nbs/10_miniworld.ipynb #e602b8ff
+def train_world(
+    out, # folder of the world
+    settings=None, # `WorldSettings`; None for the defaults. A `UserError` where `out` was begun with others
+    stages=STAGES, # what to train
+    measured:bool=True, # also assemble and measure it?
+    base=None, # a finished world to go on from
+): # -> record (dict); None if not `measured`
+    "Train everything into `out`, from nothing or from `base`; goes on where an earlier call stopped, and skips what is finished."
     settings,out = settings or WorldSettings(),Path(out)
     folder = out/'training'; folder.mkdir(parents=True, exist_ok=True)
     kept = folder/'settings.json'

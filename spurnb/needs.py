@@ -40,11 +40,12 @@ def shapes_of(
     factor = 2**(len(parts['vae'].config.block_out_channels) - 1)
     return SimpleNamespace(family=f, parts=parts, side=parts[f.network].config.sample_size*factor, factor=factor, **parts)
 
-def count(module): # parameters
+def count(module): # -> int
+    "The number of parameters of `module`."
     return sum(p.numel() for p in module.parameters())
 
 # %% ../nbs/08z_needs.ipynb #34004ae3
-def _one_piece(): # mode in which attention on the device `meta` is the fused one of a card
+def _one_piece(): # -> mode in which attention on the device `meta` is the fused one of a card
     import torch, torch.nn.functional as F
     def attention(query, key, value, attn_mask=None, dropout_p=0., is_causal=False, scale=None, enable_gqa=False):
         bias = None if attn_mask is None else torch.zeros_like(attn_mask, dtype=query.dtype).expand(*query.shape[:3], key.shape[2])
@@ -55,12 +56,13 @@ def _one_piece(): # mode in which attention on the device `meta` is the fused on
             return (attention if func is F.scaled_dot_product_attention and args[0].is_meta else func)(*args, **(kwargs or {}))
     return OnePiece()
 
+# %% ../nbs/08z_needs.ipynb #050e3ca2
 @dataclass
 class Pass:
     "One forward pass."
-    kept:float   # bytes that wait for the way back
+    kept:float    # bytes that wait for the way back
     passing:float # bytes of the largest module's input and output
-    flops:float
+    flops:float   # floating-point operations
 
 def forward_pass(
     call, # function without arguments: the pass, on the device `meta`
@@ -109,6 +111,7 @@ def _decode(shapes, n, decoder, tiny, grad, side): # pass of n images through a 
     with torch.device('meta'): z = torch.zeros(n, shapes.vae.config.latent_channels, latent, latent, requires_grad=grad)
     return forward_pass(lambda: vae.requires_grad_(False).decode(z), [vae], grad), count(vae)*(decoder == 'tiny')
 
+# %% ../nbs/08z_needs.ipynb #93f408da
 @dataclass
 class Needs:
     "What a run needs, in bytes and floating-point operations."
@@ -120,6 +123,7 @@ class Needs:
     def memory(self): return max(sum(self.training.values()), sum(self.drawing.values()))
 
 CONTEXT = .7e9 # bytes that CUDA, cuBLAS and cuDNN take for themselves
+ENCODER = .4e9 # bytes of a robust ResNet-50 and of what it keeps for a few images
 
 def needs(
     settings, # `RunSettings`
@@ -128,29 +132,33 @@ def needs(
     s, shapes = settings, shapes_of(settings.generator)
     weights, images = 4*sum(map(count, shapes.parts.values())), -(-(s.batch + s.prior_batch)//s.accumulate)
     trained = [shapes.parts[p] for p in (shapes.family.network, *(shapes.family.encoders if s.train_text_encoder else ()))]
-    n = sum(s.lora_rank*(m.in_features + m.out_features) for part in trained for k, m in part.named_modules() if k.endswith((*NETWORK_LAYERS, *TEXT_LAYERS))) if s.lora_rank else sum(map(count, trained))
+    trainable = sum(s.lora_rank*(m.in_features + m.out_features) for part in trained for k, m in part.named_modules() if k.endswith((*NETWORK_LAYERS, *TEXT_LAYERS))) if s.lora_rank else sum(map(count, trained))
     half, refs = .5 if s.precision == 'bfloat16' else 1., -(-s.batch//s.accumulate)
     step = _step(shapes, images, s.checkpointing)
     block = _step(shapes, images, False).kept/12 if s.checkpointing else 0.                 # what is computed again at a time
     decoded, extra = _decode(shapes, refs, s.decoder, s.tiny, True, 256 if s.decoder == 'lowres' else None)
     kept = decoded.kept*(.25 if s.decoder == 'checkpointed' else 1) if s.sfsl_weight else 0.
-    training = dict(weights=weights + 4*extra + ENCODER, optimiser=12*n, activations=half*(step.kept + block) + kept, passing=2*max(half*step.passing, decoded.passing), context=CONTEXT)
+    training = dict(weights=weights + 4*extra + ENCODER, optimiser=12*trainable, activations=half*(step.kept + block) + kept, passing=2*max(half*step.passing, decoded.passing), context=CONTEXT)
     picture = _decode(shapes, 1, 'exact', s.tiny, False, None)[0]
     drawing = dict(weights=weights + ENCODER, passing=2*max(s.draw_batch*picture.passing, 2*s.draw_batch*step.passing/images), context=CONTEXT)
     one, again = step.flops/images, 4 if s.checkpointing else 3
     train = s.steps*((s.batch + s.prior_batch)*one*again*2 + s.batch*3*decoded.flops/refs*bool(s.sfsl_weight))
     return Needs(training, drawing, train, (s.prior + 4*s.n)*(2*s.sampling_steps*one + picture.flops))
 
-ENCODER = .4e9 # bytes of a robust ResNet-50 and of what it keeps for a few images
-
 # %% ../nbs/08z_needs.ipynb #da194f30
-def device_memory(device): # bytes, or None where it cannot be told
+def device_memory(device): # -> int
+    "Bytes of memory of a card, or of the machine for any other device; None where it cannot be told."
     import torch
     if str(device).startswith('cuda'): return torch.cuda.get_device_properties(device).total_memory
     if hasattr(os, 'sysconf') and 'SC_PHYS_PAGES' in os.sysconf_names: return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')
     return None
 
-def device_speed(device, precision='float32', seconds=.5): # floating-point operations a second, in a matrix product
+def device_speed(
+    device, # where to compute
+    precision:str='float32', # or 'bfloat16'
+    seconds:float=.5, # how long to measure
+)->float:
+    "Floating-point operations a second in a product of 1024 x 1024 matrices, measured."
     import time, torch
     x = torch.randn(1024, 1024, device=device, dtype=getattr(torch, precision))
     def wait(): torch.cuda.synchronize() if str(device).startswith('cuda') else None
@@ -160,6 +168,7 @@ def device_speed(device, precision='float32', seconds=.5): # floating-point oper
         x @ x; n += 1; wait()
     return n*2*1024**3/(time.perf_counter() - began)
 
+# %% ../nbs/08z_needs.ipynb #9ed1616a
 def _time(seconds): return f'{seconds/3600:.1f} hours' if seconds > 5400 else f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
 
 def needs_text(
@@ -173,6 +182,7 @@ def needs_text(
     if speed: lines.append(f'expected time here, roughly: {_time(2*found.train_flops/speed)} of training, {_time(2*found.draw_flops/speed)} of drawing')
     return '\n'.join(lines)
 
+# %% ../nbs/08z_needs.ipynb #fb8f01df
 def check_room(
     found:Needs,
     settings, # `RunSettings`, for the advice

@@ -49,8 +49,17 @@ def open_folder(out, settings, fresh=False): # -> Path
     return out
 
 # %% ../nbs/09_pipeline.ipynb #9ba1908a
-def train_arm(arm, settings, out, pipe_name, material, prior, sfsl, device): # -> fine-tuned pipeline
-    "Fine-tune a fresh copy of the generator as `arm`, 'dreambooth' or 'sfsl'; a finished one is loaded."
+def train_arm(
+    arm, # 'dreambooth' or 'sfsl'
+    settings, # `RunSettings`
+    out, # the run's folder
+    pipe_name, # generator, as for `load_pipeline`
+    material, # `Material`
+    prior, # prior images (n, 3, h, w) in [0,1]
+    sfsl, # an `SFSL`, left aside by 'dreambooth'
+    device,
+): # -> fine-tuned pipeline
+    "Fine-tune a fresh copy of the generator as `arm`; a finished one is loaded."
     from spurnb.finetune import finetune
     from spurnb.generate import load_pipeline
     from spurnb.trainer import FinetuneSettings
@@ -86,12 +95,20 @@ def _door(settings, device): # names of the judges, and why others are left out;
     for why in left_out.values(): log.warning('%s', why)
     return tuple(j for j in s.judges if j not in left_out), left_out
 
+# %% ../nbs/09_pipeline.ipynb #e6e865a4
 def _release(): # memory that nobody holds any more
     import torch
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-def draw_arms(settings, out, material, sfsl, device, only=None): # -> dict of images by arm
+def draw_arms(
+    settings, # `RunSettings`
+    out, # the run's folder
+    material, # `Material`
+    sfsl, # the `SFSL` that trains and guides
+    device,
+    only=None, # names of the arms to draw; None for all
+)->dict: # arm -> images (n, 3, h, w) in [0,1]; held-out references first, null arms last
     "Images of every arm, or of those in `only`, one generator in memory at a time: the untuned one draws first, then each arm is trained and draws."
     from spurnb.finetune import prior_images
     from spurnb.generate import arm_prompts, generate, load_pipeline, manifest_images
@@ -116,6 +133,7 @@ def alpha_columns(pca, chosen, images, others=4): # -> dict: 'alpha.<component>'
     alpha = torch.cat([in_batches(pca.alpha, x, pca.mean.device).cpu() for x in images.values()])
     return {f'alpha.{l}': alpha[:, l].numpy().round(4) for l in [*chosen['chosen'], *rest]}
 
+# %% ../nbs/09_pipeline.ipynb #d646fa4e
 def run(
     settings:"RunSettings|None"=None, # all choices; the preset `mini` by default
     out=None, # the run's folder; 'runs/<target>-<seed>' by default
@@ -157,7 +175,15 @@ def run(
     return metrics
 
 # %% ../nbs/09_pipeline.ipynb #40ee2dda
-def run_all(settings, targets, seeds, out, fresh=False, device=None, shard=''): # -> summary (dict), also in `out/summary.json`, or None while runs of other shards are missing
+def run_all(
+    settings, # `RunSettings`, but for target and seed
+    targets, # classes
+    seeds, # numbers
+    out, # folder for all of them
+    fresh:bool=False, # remove what earlier runs left there
+    device=None, # as for `get_device`
+    shard:str='', # as for `share`: only these runs
+)->dict: # summary, also in `out/summary.json`; None while runs of other shards are missing
     "Run every target with every seed below `out`, or one share of them, and summarise; goes on where an earlier call stopped."
     from spurnb.claim import write_study
     every = [(t, s) for s in seeds for t in targets]
@@ -186,6 +212,7 @@ def _expected(settings, device): # lines: what the run needs, for a run of photo
     check_room(found, settings, device)
     return needs_text(found, device_speed(device, settings.precision))
 
+# %% ../nbs/09_pipeline.ipynb #8cd2d4e1
 def _several(settings, targets, seeds, out, fresh, device, shard): # several runs, and what is printed of them
     from spurnb.claim import summary_text
     if summary := run_all(settings, targets, seeds, out, fresh, device, shard): print(f'{summary_text(summary)}\nreport: {out/"study.html"}')
@@ -201,6 +228,7 @@ def _study(settings, out, seeds, parts, device, shard): # the mini world's study
     if not summary: return print('the claim is not complete yet: other parts or shards are to come')
     print(f'{summary_text(summary)}\nreport: {out/"study.html"}')
 
+# %% ../nbs/09_pipeline.ipynb #c27f0b7b
 @call_parse
 @polite
 def spurnb_run(

@@ -125,6 +125,7 @@ def step_flops(
     again = 2*n*(parts['encode'] + parts['text']) if way in ('plain', 'naive') else 2*parts['text']
     return 2*n*parts['unet'] + again + n*looked
 
+# %% ../nbs/10d_steps.ipynb #55b3856d
 def gate_share(
     scheduler, # of the model
     gate:float=.1, # of `SFSL`
@@ -196,6 +197,7 @@ def timed(
     if gpu: torch.cuda.synchronize(device)
     return time.perf_counter() - began, level() - before
 
+# %% ../nbs/10d_steps.ipynb #bd357055
 def measure_steps(
     trainer, images, losses, # of `step_material`
     repeats:int=3, # rounds that count

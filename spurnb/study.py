@@ -54,6 +54,7 @@ RIVAL = 'lr 5e-05, 400 steps'
 TRAINED = ('dreambooth', 'sfsl')
 STRENGTHS = (.5, .7, .99)
 
+# %% ../nbs/09a_study.ipynb #7646b584
 def study_jobs(
     seeds:int=5, # of the claim: 1, 2, ...
     parts=(), # names of `PARTS`; empty for all
@@ -162,6 +163,7 @@ def world_hash(
     from spurnb.data import mini_record
     return settings_hash({f: h for f, h in mini_record()['files'].items() if decoder == 'tiny' or not f.startswith('tiny_decoder')})
 
+# %% ../nbs/09a_study.ipynb #620d04ed
 def run_job(
     job:Job,
     out, # folder of the study
@@ -186,6 +188,7 @@ def run_job(
     for what in ('model', 'checkpoints'): shutil.rmtree(folder/what, ignore_errors=True)
     return found
 
+# %% ../nbs/09a_study.ipynb #286b19b9
 def run_study(
     out, # folder of the study
     base, # `RunSettings` that the points change

@@ -28,7 +28,7 @@ class WorldSettings:
     judge_steps:int = 700       # batches of 64
     meter_steps:int = 2500      # batches of 64
     strength:float = .9         # share of the scenes of classifiers that show the own context of the class
-    seed:int = 0
+    seed:int = 0                # of scenes, weights, batches and noise
 
 # %% ../nbs/10a_training.ipynb #b120faac
 def join_processes():
@@ -38,14 +38,27 @@ def join_processes():
     if not torch.distributed.is_initialized(): torch.distributed.init_process_group('gloo')
     cap_threads(1)
 
-def average(grads):
+def average(grads): # list of tensors, changed in place
     "Replace each gradient by its mean over the processes."
     import torch
     flat = torch.cat([g.flatten() for g in grads])
     torch.distributed.all_reduce(flat)
     for g,mean in zip(grads, flat.div_(torch.distributed.get_world_size()).split([g.numel() for g in grads])): g.copy_(mean.view_as(g))
 
-def fit(name, model, loss, steps, folder, lr=1e-3, warmup=100, fall=1., ema=0., every=250, weight_decay=1e-2): # -> model, trained
+# %% ../nbs/10a_training.ipynb #f2e6ac75
+def fit(
+    name:str, # of the files in `folder`
+    model, # to be trained; its parameters that require a gradient are
+    loss, # function: number of a step -> loss (a scalar tensor), random by that number alone
+    steps:int, # in all processes together
+    folder, # for weights, state and a short record
+    lr:float=1e-3, # highest learning rate
+    warmup:int=100, # steps over which it rises
+    fall:float=1., # share of the steps, the last ones, over which it falls
+    ema:float=0., # decay of the average of the weights; 0 keeps the last ones
+    every:int=250, # steps between two saved states
+    weight_decay:float=1e-2,
+): # -> model, trained
     """Train `model` by `loss(step)` with AdamW, the learning rate falling by a cosine over the last share `fall` of the steps; goes on from `folder/name.pt`, and skips what `folder/name.safetensors` has finished.
     Under `torchrun` the processes take `steps` in turn and average their gradients; the first one writes."""
     import torch
@@ -127,8 +140,18 @@ def album(folder, settings): # -> pictures (n, 64, 64, 3), class of each (n,)
     scenes = classifier_scenes(settings.scenes//2, settings.seed, settings.strength)
     return drawn(folder, 'album', scenes), np.array([CLASSES.index(s.obj) for s in scenes])
 
-def classify(name, model, images, labels, settings, folder, steps, lr=1e-3, augment=None, mean=(.5,)*3, std=(.5,)*3): # -> model, trained
-    "Train classifier `model` on `labels` of `images` (cross-entropy, batches of 64); `augment(x, step, y)` may change a batch first."
+# %% ../nbs/10a_training.ipynb #d29f88d6
+def classify(
+    name, # as for `fit`
+    model, # images (b, 3, 64, 64), normalised -> logits
+    images, # uint8 (n, 64, 64, 3), as of `drawn`
+    labels, # int array (n,)
+    settings, # `WorldSettings`
+    folder, steps, lr=1e-3, # as for `fit`
+    augment=None, # function of images in [0,1], step and labels that changes a batch first
+    mean=(.5,)*3, std=(.5,)*3, # of the normalisation
+): # -> model, trained
+    "Train a classifier by cross-entropy in batches of 64."
     import torch, torch.nn.functional as F
     mean,std = (torch.tensor(v).view(3,1,1) for v in (mean,std))
     def loss(step):
@@ -139,6 +162,7 @@ def classify(name, model, images, labels, settings, folder, steps, lr=1e-3, augm
     torch.manual_seed(settings.seed)
     return fit(name, model, loss, steps, folder, lr=lr, ema=.99, weight_decay=.02)
 
+# %% ../nbs/10a_training.ipynb #7fb72b45
 def train_judges(folder, settings):
     "Every judge on the same album, each with its own normalisation; what differs is the architecture."
     import timm, torch
