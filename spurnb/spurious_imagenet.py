@@ -180,6 +180,7 @@ def choose_pictures(
     if len(ranked) < n: raise UserError(f'only {len(ranked)} pictures reach {least}, and {n} references are asked for; ask for fewer, or for less.')
     return ranked[:n], apart, copies
 
+# %% ../nbs/02c_spurious_imagenet.ipynb #6137b772
 def shuffled(n, seed): # list of the numbers below n
     "A shuffled order that depends on the seed alone."
     import torch
