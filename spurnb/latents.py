@@ -70,7 +70,7 @@ def step_draws(
     n_prior:int, # how many prior images
     shape, # of one image's latents
     timesteps:int=1000, # of the scheduler
-)->dict: # images (batch,): indices into view 0 of all references, view 1 of all ..., then prior images; t (batch,); noise and posterior (batch, *shape)
+)->dict: # images (batch,): indices into view 0 of all references, view 1 of all ..., then prior images; t (batch,); noise and posterior (batch, *shape); look (batch,), uniform in [0,1)
     "Everything random about a step, from its number alone."
     import torch
     s, size, views = settings, settings.batch + settings.prior_batch, view_count(settings)
@@ -78,4 +78,4 @@ def step_draws(
     images = [image_order(n, s.batch, step, s.seed) + n*torch.randint(0, views, (s.batch,), generator=rng('view'))]
     if s.prior_batch: images.append(n*views + image_order(n_prior, s.prior_batch, step, s.seed, 'prior'))
     return dict(images=torch.cat(images), t=torch.randint(0, timesteps, (size,), generator=rng('t')),
-                noise=torch.randn(size, *shape, generator=rng('noise')), posterior=torch.randn(size, *shape, generator=rng('posterior')))
+                noise=torch.randn(size, *shape, generator=rng('noise')), posterior=torch.randn(size, *shape, generator=rng('posterior')), look=torch.rand(size, generator=rng('look')))

@@ -129,6 +129,7 @@ def needs(
     settings, # `RunSettings`
 )->Needs:
     "Memory and arithmetic of a run, counted from its models' shapes."
+    from spurnb.objective import SPARING
     s, shapes = settings, shapes_of(settings.generator)
     weights, images = 4*sum(map(count, shapes.parts.values())), -(-(s.batch + s.prior_batch)//s.accumulate)
     trained = [shapes.parts[p] for p in (shapes.family.network, *(shapes.family.encoders if s.train_text_encoder else ()))]
@@ -137,12 +138,12 @@ def needs(
     step = _step(shapes, images, s.checkpointing)
     block = _step(shapes, images, False).kept/12 if s.checkpointing else 0.                 # what is computed again at a time
     decoded, extra = _decode(shapes, refs, s.decoder, s.tiny, True, 256 if s.decoder == 'lowres' else None)
-    kept = decoded.kept*(.25 if s.decoder == 'checkpointed' else 1) if s.sfsl_weight else 0.
+    kept = decoded.kept*(.25 if s.decoder in ('checkpointed', 'sampled') else 1) if s.sfsl_weight else 0.
     training = dict(weights=weights + 4*extra + ENCODER, optimiser=12*trainable, activations=half*(step.kept + block) + kept, passing=2*max(half*step.passing, decoded.passing), context=CONTEXT)
     picture = _decode(shapes, 1, 'exact', s.tiny, False, None)[0]
     drawing = dict(weights=weights + ENCODER, passing=2*max(s.draw_batch*picture.passing, 2*s.draw_batch*step.passing/images), context=CONTEXT)
     one, again = step.flops/images, 4 if s.checkpointing else 3
-    train = s.steps*((s.batch + s.prior_batch)*one*again*2 + s.batch*3*decoded.flops/refs*bool(s.sfsl_weight))
+    train = s.steps*((s.batch + s.prior_batch)*one*again*2 + s.batch*3*SPARING.get(s.decoder, (0., 1.))[1]*decoded.flops/refs*bool(s.sfsl_weight))
     return Needs(training, drawing, train, (s.prior + 4*s.n)*(2*s.sampling_steps*one + picture.flops))
 
 # %% ../nbs/08z_needs.ipynb #da194f30
@@ -194,5 +195,5 @@ def check_room(
     if room is None or found.memory <= room: return
     s = settings
     advice = [text for text, useful in (('lora_rank=8', not s.lora_rank), ('checkpointing=true', not s.checkpointing), (f'draw_batch={max(1, s.draw_batch//4)}', sum(found.drawing.values()) > room and s.draw_batch > 1),
-              ('decoder=tiny', s.decoder == 'exact'), (f'accumulate={s.batch}', s.accumulate < s.batch), ('train_text_encoder=false', s.train_text_encoder)) if useful]
+              ('decoder=sampled', s.decoder in ('exact', 'gated')), ('decoder=tiny', s.decoder in ('lowres', 'sampled')), (f'accumulate={s.batch}', s.accumulate < s.batch), ('train_text_encoder=false', s.train_text_encoder)) if useful]
     raise UserError(f'this run is expected to need {found.memory/1e9:.1f} GB and {device} has {room/1e9:.1f}; ' + (f'try --set {" ".join(advice)!r}, ' if advice else '') + 'take a smaller generator or a larger card.')

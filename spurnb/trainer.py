@@ -184,14 +184,15 @@ def _set_up(self:Trainer):
 
 # %% ../nbs/04b_trainer.ipynb #16cb65a7
 @patch
-def batch(self:Trainer, step, part=0): # latents, noise, t of some images, and which references the first ones are
+def batch(self:Trainer, step, part=0): # latents, noise, t of some images; which references the first ones are; for each of these a number that decides whether the similarity loss looks
     "This process's share of part number `part` of a step."
     import torch
     s, d = self.settings, step_draws(self.settings, step, self.n[0], self.n[-1], self.moments[0].shape[1:], self.scheduler.config.num_train_timesteps)
     world = self.accelerator.num_processes * s.accumulate
     mine = torch.arange(part*self.accelerator.num_processes + self.accelerator.process_index, s.batch + s.prior_batch, world) # batch is a multiple of world, so both halves are shared evenly
-    images, noise, posterior, t = (d[k][mine].to(self.device) for k in ('images', 'noise', 'posterior', 't'))
-    return self.moments[0][images] + self.moments[1][images]*posterior, noise, self.times.to(self.device)[t], images[:s.batch // world]
+    images, noise, posterior, t, look = (d[k][mine].to(self.device) for k in ('images', 'noise', 'posterior', 't', 'look'))
+    b = s.batch // world
+    return self.moments[0][images] + self.moments[1][images]*posterior, noise, self.times.to(self.device)[t], images[:b], look[:b]
 
 # %% ../nbs/04b_trainer.ipynb #f0fef0fe
 @patch
@@ -207,7 +208,7 @@ def loss(self:Trainer, step, part=0): # loss (a scalar with a gradient), dict of
     import torch
     from spurnb.objective import diffusion_loss, min_snr_weights, prior_split
     from spurnb.prediction import noise_target, noisify
-    latents, noise, t, which = self.batch(step, part)
+    latents, noise, t, which, look = self.batch(step, part)
     b = len(which)
     def each(x): return None if x is None else torch.cat([x[:1].expand(b, *x.shape[1:]), x[1:].expand(len(t) - b, *x.shape[1:])])
     noisy = noisify(self.scheduler, latents, noise, t)
@@ -215,7 +216,7 @@ def loss(self:Trainer, step, part=0): # loss (a scalar with a gradient), dict of
     weights = min_snr_weights(self.scheduler, t, self.settings.min_snr) if self.settings.min_snr else None
     loss, parts = prior_split(diffusion_loss(out, noise_target(self.scheduler, latents, noise, t), weights), b, self.settings.prior_weight)
     if self.sfsl:
-        more, logged = self.sfsl(self.scheduler, self.pipe.vae, out[:b], noisy[:b], t[:b], self.wanted[which])
+        more, logged = self.sfsl(self.scheduler, self.pipe.vae, out[:b], noisy[:b], t[:b], self.wanted[which], look)
         loss, parts = loss + self.settings.sfsl_weight*more, {**parts, **logged}
     return loss, dict(loss=loss.item(), **parts)
 
