@@ -86,7 +86,7 @@ def _changes(a, b, name=''):
 
 # %% ../nbs/05_finetune.ipynb #0612f028
 def finetune(
-    pipe, # the untuned `StableDiffusionPipeline`; afterwards it is the tuned one
+    pipe, # an untuned pipeline of one of the `FAMILIES`; afterwards it is the tuned one
     references, # images (n, 3, h, w) in [0,1]
     prior, # images of the class (m, 3, h, w); None if `settings.prior_batch` is 0
     settings, # `FinetuneSettings`

@@ -58,7 +58,19 @@ def _side(pipe, size):
     if positive(size, 'size') % 8: raise UserError(f'size is {size!r}; give a multiple of 8, such as {max(8, round(size/8)*8)}.')
     return int(size)
 
-def image_settings(pipe, prompt, arm, seed, steps, guidance, negative, size, model_hash, guide=None):
+# %% ../nbs/06_generate.ipynb #ab26cdaa
+def image_settings(
+    pipe, # a diffusers pipeline
+    prompt:"str|list", # what to show, perhaps with `{one|another}` variation, or several texts
+    arm:str, # name of the arm; not 'references'
+    seed:int, # the run's seed
+    steps:int, # denoising steps
+    guidance:float, # classifier-free guidance scale
+    negative:str, # negative prompt
+    size:int|None, # side in pixels, a multiple of 8; None for the model's own
+    model_hash:str|None, # fingerprint of the model; None to compute it with `pipeline_hash`
+    guide=None, # a `Guide` that steers, or None
+)->dict: # what goes into the manifest; `prompt` is a list where there are several
     "All that decides the pixels of a run, apart from the image's number; a `UserError` for what cannot be drawn."
     if arm == 'references': raise UserError("arm 'references' is the real images and is not drawn; choose another arm.")
     prompts = prompt_variations(prompt)
@@ -69,6 +81,7 @@ def image_settings(pipe, prompt, arm, seed, steps, guidance, negative, size, mod
                 guidance=float(guidance), size=_side(pipe, size), dtype=str(pipe.dtype).removeprefix('torch.'), model=model_hash or pipeline_hash(pipe),
                 **(dict(guide=guide.name) if guide else {}))
 
+# %% ../nbs/06_generate.ipynb #439586f9
 def settings_of(
     settings:dict, # of `image_settings`
     i:int, # which image
@@ -253,6 +266,7 @@ def _loaded(model, lora, sampler, device, dtype):
     if lora: load_lora(pipe, lora)
     return use_sampler(pipe, sampler) if sampler else pipe
 
+# %% ../nbs/06_generate.ipynb #a4161a55
 @call_parse
 @polite
 def spurnb_generate(

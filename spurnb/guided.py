@@ -45,11 +45,14 @@ class Guide:
         if self.sfsl.features != 'alpha': raise UserError(f'a guide follows alpha, and this loss compares {self.sfsl.features!r}; give one with features alpha.')
 
     @property
-    def name(self): # for a manifest
+    def name(self):
+        "All that makes this guide this guide, for a manifest."
         return f'alpha {self.sfsl.components}, strength {self.strength:g}, signal {self.start:g} to {self.stop:g}, {settings_hash(self.sfsl.settings())}'
 
     @contextmanager
-    def steer(self, pipe):
+    def steer(self,
+        pipe, # a pipeline of one of the `FAMILIES`; afterwards it is what it was
+    ):
         "Inside of this context, `pipe` draws what the guide wants."
         network = getattr(pipe, family_of(pipe).network)
         own = vars(network).get('forward')

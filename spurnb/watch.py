@@ -57,7 +57,7 @@ def as_saved(
 # %% ../nbs/04e_watch.ipynb #c6d06443
 def validation_images(
     trainer, # a `Trainer`
-    watch:Watch,
+    watch:Watch, # how many images, of what, and how they are drawn
 ): # float32 images (n, 3, h, w) in [0,1], on the CPU
     "What the model draws now, from seeds that are always the same."
     import torch
@@ -75,7 +75,7 @@ def validation_images(
 # %% ../nbs/04e_watch.ipynb #05f87765
 def look(
     trainer, # a `Trainer`
-    watch:Watch,
+    watch:Watch, # what is drawn, and who is asked
     done:int, # how many steps have been done
     folder=None, # where the PNG goes; None for nowhere
 )->dict: # what the probe said, each number under 'probe/<its name>'
@@ -99,7 +99,7 @@ def _as_batch(grid):
 def load_probe(
     spec:str, # 'module:factory'; the factory takes the name of the class and the device, and returns a probe
     target:str, # name of the class
-    device:str='cpu',
+    device:str='cpu', # where the probe computes
 ): # function: images (n, 3, h, w) in [0,1] -> dict of numbers
     "A probe from anybody's code; a `UserError` when there is none."
     module, _, factory = spec.partition(':')
@@ -111,8 +111,8 @@ def load_probe(
 # %% ../nbs/04e_watch.ipynb #e3ad21fd
 def step_flops(
     trainer, # a `Trainer`
-)->int:
-    "Floating-point operations of one step, over all processes: forward and backward, without the optimiser's."
+)->int: # a multiplication and an addition are two
+    "Floating-point operations of one step, over all processes: forward and backward, without the optimiser's; a `UserError` when a batch does not fit."
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     s, used = trainer.settings, (trainer.network, trainer.encoders)
@@ -135,6 +135,7 @@ def card_peak(
     "The most that a card can do in half precision."
     return next((peak for card, peak in PEAKS.items() if re.search(rf'\b{card}\b', name)), None)
 
+# %% ../nbs/04e_watch.ipynb #9a7c53ad
 class Speed:
     "Seconds and operations per second of the last steps."
     def __init__(self,
@@ -165,15 +166,16 @@ def pick_trackers(
         if isinstance(w, GeneralTracker) or pick(w, known, 'tracker') in there: continue
         raise UserError(f"the tracker {w!r} is not installed; run `pip install {w.replace('comet_ml', 'comet-ml')}`, or leave it out.")
 
+# %% ../nbs/04e_watch.ipynb #5599bb81
 @contextmanager
 def tracked(
     trainer, # a `Trainer`
-    watch:Watch,
+    watch:Watch, # its trackers
     name:str, # of this training
     folder=None, # for trackers that keep files
     settings:dict|None=None, # of the run, for their records
 ):
-    "Inside, the accelerator has the trackers that are wanted; afterwards they are closed."
+    "Inside, the accelerator has the trackers that are wanted; afterwards they are closed. A `UserError` without a folder for them."
     from accelerate.tracking import filter_trackers
     a = trainer.accelerator
     if watch.trackers and not folder: raise UserError('trackers keep files; also give the run a folder.')
