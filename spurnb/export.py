@@ -15,9 +15,9 @@ from .core import UserError, atomic, load_png, sha256
 # %% ../nbs/06c_export.ipynb #98ef41d5
 LICENCES = {
     r'^mini$': ('apache-2.0', "The generator is spurnb's own mini world (Apache 2.0); its training pictures were drawn by code."),
-    r'stable-diffusion-xl|sdxl': ('openrail++', 'The generator is under the CreativeML Open RAIL++-M licence, whose use restrictions travel with the images.'),
+    r'stable-diffusion-xl|sdxl|stable-diffusion-2|sd-?2': ('openrail++', 'The generator is under the CreativeML Open RAIL++-M licence, whose use restrictions travel with the images.'),
     r'stable-diffusion-3|sd3': ('other', 'The generator is under the Stability AI Community License; read it before commercial use.'),
-    r'stable-diffusion|sd-?1|sd-?2': ('creativeml-openrail-m', 'The generator is under the CreativeML Open RAIL-M licence, whose use restrictions travel with the images.'),
+    r'stable-diffusion|sd-?1': ('creativeml-openrail-m', 'The generator is under the CreativeML Open RAIL-M licence, whose use restrictions travel with the images.'),
 } # what a model's name says about its licence: name on the hub, sentence
 
 def licence_of(
