@@ -1,4 +1,4 @@
-"What the rendered pages show: the documentation is built without Quarto, and every link and picture on its pages is looked up."
+"What the rendered pages show: the documentation is built without Quarto, every link and picture on its pages is looked up, and every picture is described."
 import json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from html.parser import HTMLParser
@@ -59,7 +59,7 @@ if __name__ == '__main__': proc_nbs(n_workers=0, force=True)
 """
 
 class Page(HTMLParser):
-    "Where a page's links and pictures point, and what can be pointed at on it."
+    "Where a page's links and pictures point, what is said of a picture, and what can be pointed at."
     def __init__(self, html):
         super().__init__()
         self.links, self.pictures, self.ids = [], [], set()
@@ -69,7 +69,7 @@ class Page(HTMLParser):
         attrs = dict(attrs)
         if attrs.get('id'): self.ids.add(attrs['id'].lower())
         if tag == 'a' and 'href' in attrs: self.links.append(attrs['href'])
-        if tag == 'img': self.pictures.append(attrs['src'])
+        if tag == 'img': self.pictures.append((attrs['src'], attrs['alt']))
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +89,9 @@ def pages(tmp_path_factory):
     exporter, found = nbconvert.HTMLExporter(template_name='basic'), {}
     for p in sorted((copy/'_proc').rglob('*.ipynb')):
         nb = json.loads(p.read_text(encoding='utf-8'))
-        for cell in nb['cells']: cell.pop('has_sd', None)    # a note of nbdev to itself
+        for cell in nb['cells']:
+            cell.pop('has_sd', None)                         # a note of nbdev to itself
+            if said := re.search(r'^#\| *fig-alt: *"(.+)"$', source(cell), re.M): cell['metadata']['alt'] = said[1]     # where nbconvert looks; Quarto reads the line itself
         nb = nbformat.reads(json.dumps(nb), 4)               # as a string, so that lines are joined
         nbformat.validate(nb)
         found[p.relative_to(copy/'_proc').as_posix()] = Page(exporter.from_notebook_node(nb)[0])
@@ -125,5 +127,6 @@ def test_links_and_pictures_of_the_pages(pages):
                 target = (folder/name).parent.joinpath(file).resolve() if file else folder/name
                 assert target.exists(), f'{name}: {to}'
                 if anchor and target.suffix == '.ipynb': assert anchor.lower() in found[target.relative_to(folder.resolve()).as_posix()].ids, f'{name}: {to}'
-        for to in page.pictures:
+        for to, said in page.pictures:
             if not re.match(r'data:|https?:', to): assert (folder/name).parent.joinpath(unquote(to)).exists(), f'{name}: {to}'
+            assert said and 'No description' not in said, f'{name}: nothing is said of the picture {to[:80]}'             # nbconvert's words where it warns
