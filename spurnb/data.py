@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'Target', 'mini_target', 'imagenet_target', 'mini_root', 'mini_record', 'mini_file', 'References',
-           'image_hashes', 'mini_references', 'mini_class_images', 'mini_null_images', 'load_rgb', 'folder_images']
+           'image_hashes', 'mini_references', 'mini_class_images', 'mini_null_images', 'load_rgb', 'image_paths',
+           'image_files', 'folder_images']
 
 # %% ../nbs/02_data.ipynb #f54f58be
 import os
@@ -134,14 +135,21 @@ def load_rgb(path): # -> PIL.Image
     except Image.DecompressionBombError: raise UserError(f'{str(path)!r} has too many pixels to be opened safely; make it smaller.') from None
     except (OSError, SyntaxError, ValueError): raise UserError(f'{str(path)!r} is not an image that can be read; remove or mend it.') from None
 
+# %% ../nbs/02_data.ipynb #c36fd56d
+def image_paths(folder): # -> list of paths
+    "The image files in `folder`, by name; hidden ones are passed over."
+    with os.scandir(folder) as there: return sorted(Path(f.path) for f in there if Path(f.name).suffix.lower() in SUFFIXES and not f.name.startswith('.') and f.is_file())
+
+def image_files(folder): # -> list of paths
+    "As `image_paths`, of a folder that a user named; a `UserError` when there are none."
+    if not Path(folder).is_dir(): raise UserError(f'there is no folder {str(folder)!r}; give one that holds images.')
+    if not (files := image_paths(folder)): raise UserError(f'there are no images in {str(folder)!r}; expected files such as .png or .jpg.')
+    return files
+
 # %% ../nbs/02_data.ipynb #7a0d6a2b
 def folder_images(path, size:"int|None"=None): # -> (tensor (n, 3, size, size) in [0,1], names)
     "All images of a folder, by name; `size` resizes the shorter side and crops the middle, and may be left out when all have one size."
-    path = Path(path)
-    if not path.is_dir(): raise UserError(f'there is no folder {str(path)!r}; give one that holds images.')
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith('.'))
-    if not files: raise UserError(f'there are no images in {str(path)!r}; expected files such as .png or .jpg.')
-    images,broken = [],[]
+    files, images, broken = image_files(path), [], []
     for f in files:
         try: images.append(load_rgb(f))
         except UserError: broken.append(f.name)

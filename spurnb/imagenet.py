@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from .core import UserError, atomic, generator, settings_hash, track
-from .data import SUFFIXES, imagenet_target
+from .data import SUFFIXES, image_paths, imagenet_target
 from .downloads import cache_home, hub_trouble
 from .folders import Pictures
 
@@ -50,13 +50,11 @@ def _sample(files, n, seed): # -> Pictures
     order = torch.randperm(len(files), generator=generator(seed, 'class pictures')).tolist()
     return Pictures([files[i] for i in sorted(order[:n])])
 
-def _images(folder): return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith('.'))
-
 def _from_folder(root, index, split):
     folders = class_folders(root, split)
-    if index in folders: return _images(folders[index])
+    if index in folders: return image_paths(folders[index])
     if folders: raise UserError(f'{str(root)!r} has no folder of class {index} ({_wordnet_ids()[index]}) among its {len(folders)} classes; give one that has.')
-    if found := _images(root): return found
+    if found := image_paths(root): return found
     raise UserError(f'there are neither pictures nor folders of ImageNet classes in {str(root)!r}; expected folders named like {_wordnet_ids()[index]}, or pictures of the class.')
 
 # %% ../nbs/02d_imagenet.ipynb #9837f2fd
@@ -89,7 +87,7 @@ def _kept(key, pictures, what): # -> files
                 kind = (Image.open(io.BytesIO(data)).format or 'jpeg').lower()
                 (part/f'{i:05d}.{kind}').write_bytes(data)
             if not any(part.iterdir()): raise UserError(f'there is no picture of class {key[-1]} ({_wordnet_ids()[key[-1]]}) in {key[0]!r}; the tar of the validation pictures does not name classes, for it give folders.')
-    return _images(place)
+    return image_paths(place)
 
 def _from_tar(path, index):
     about = Path(path).stat()
@@ -177,5 +175,5 @@ def other_pictures(
     rng = generator(seed, 'other classes')
     order, files = [others[i] for i in torch.randperm(len(others), generator=rng)], []
     each = -(-n // len(others))
-    for f in order[:n]: files += _sample(_images(f), each, seed).files
+    for f in order[:n]: files += _sample(image_paths(f), each, seed).files
     return Pictures(files[:n])

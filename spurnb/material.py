@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .core import UserError, atomic, generator, read_json, save_png, write_json
-from .data import SUFFIXES
+from .data import image_paths
 from .scenes import CLASSES
 
 # %% ../nbs/09_material.ipynb #9403c8e8
@@ -52,7 +52,7 @@ def photo_sources(settings): # -> pictures of the feature, source in words, `Spu
     from spurnb.folders import folder_pictures
     from spurnb.spurious_imagenet import load_spurious_imagenet
     folder = Path(settings.data)
-    if folder.is_dir() and any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()): return folder_pictures(folder)[0], f'folder {folder.name}', None
+    if folder.is_dir() and image_paths(folder): return folder_pictures(folder)[0], f'folder {folder.name}', None
     data = load_spurious_imagenet(settings.data)
     found = data[settings.target]
     return found.pictures, found.source, data
@@ -75,7 +75,7 @@ def _others(settings, data, n): # pictures of neither feature nor object, and wh
             if str(s.train).endswith('.safetensors'): raise                  # then there are no pictures of the class either
             return Pictures([]), 'none were given, so the components were chosen against the class itself'
     index = photo_target(s).index
-    files = [f for key, folder in sorted(data.folders.items()) if key[0] != index for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES]
+    files = [f for key, folder in sorted(data.folders.items()) if key[0] != index for f in image_paths(folder)]
     order = torch.randperm(len(files), generator=generator(s.seed, 'other features')).tolist()
     return Pictures([files[i] for i in order[:n]]), 'other features of Spurious ImageNet'
 

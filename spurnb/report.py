@@ -83,9 +83,9 @@ def audit_folder(
     "Audit any folder of images: the spurious rate of each classifier with its interval, and with `out` a run folder and its report. Files that cannot be read and judges that cannot be asked are left out and named."
     check_torch()
     check_formats(formats)
-    from spurnb.data import mini_target
+    from spurnb.data import image_files, mini_target
     from spurnb.evaluate import audit
-    from spurnb.folders import folder_pictures, image_files
+    from spurnb.folders import folder_pictures
     from spurnb.judges import processes
     from spurnb.zoo import class_target, load_judges, mini_judges
     names, company = [*(judges or ()), *models] or mini_judges(), dict(positives=positives, references=references, detector=detector, space=space, lpips=lpips)

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .core import UserError, generator, pick, positive, sha256
-from .data import SUFFIXES, References, imagenet_target
+from .data import References, image_paths, imagenet_target
 from .downloads import cache_home, download, unpack
 from .folders import Pictures, folder_pictures
 
@@ -107,11 +107,10 @@ class SpuriousImageNet:
         "What is there, a feature a row."
         import pandas as pd
         known = {f.index: f for f in spurious_features()}
-        return pd.DataFrame([dict(class_index=k, wordnet_id=known[k].wordnet_id, class_name=known[k].name, component=c, spurious_feature=known[k].words, images=len(_images(f)), folder=f.name)
+        return pd.DataFrame([dict(class_index=k, wordnet_id=known[k].wordnet_id, class_name=known[k].name, component=c, spurious_feature=known[k].words, images=len(image_paths(f)), folder=f.name)
                              for (k, c), f in sorted(self.folders.items())])
 
-def _images(folder): return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
-def _holds_images(folder): return not folder.name.startswith(('.', '__')) and any(p.suffix.lower() in SUFFIXES for p in folder.iterdir())
+def _holds_images(folder): return not folder.name.startswith(('.', '__')) and bool(image_paths(folder))
 
 # %% ../nbs/02c_spurious_imagenet.ipynb #091fe439
 ARCHIVE = 'https://nc.mlcloud.uni-tuebingen.de/index.php/s/xBtTG9jnACJDxSg/download/images_100_classes.zip'
