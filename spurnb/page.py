@@ -14,6 +14,7 @@ from . import __version__
 from .core import atomic, read_json
 from .figures import (ARMS, COLOURS, FORESTS, MEASURES, NULLS, axis_ends, cautions, findings, forest_plot, heat_map, left_out, main_arm, reading, save_figure, show,
     show_difference, why_not)
+from .folders import read_ahead
 from .gallery import arm_files, image_records, read_csv_rows, read_scores, shared_side, thumbnail
 from .tables import write_tables
 
@@ -115,11 +116,12 @@ def _alt(record, judges, target):
 def _shown_records(folder, metrics, images, limit):
     "Records of the images that the page shows, each with its thumbnail and a smaller one for the glance."
     out, judges = image_records(metrics, read_scores(folder), images, limit), len(metrics['classifiers'])
-    for i, r in enumerate(out):
-        r['title'] = r['file'] if r['arm'] == 'images' and r['file'] else f'{_words(r["arm"])} {r["image"]}'
+    for r in out: r['title'] = r['file'] if r['arm'] == 'images' and r['file'] else f'{_words(r["arm"])} {r["image"]}'
+    def pictures(r):
         picture, alt = r.pop('picture'), _alt(r, judges, metrics['target']['name'])
-        if r['image'] < 5: r['small'] = thumbnail(picture, alt, 100)
-        r |= thumbnail(picture, alt, shared_side(len(out))) | dict(id=i, fooled=None if r['votes'] is None else round(r['votes']/judges, 3), odd=r['valid'] is False)
+        return (dict(small=thumbnail(picture, alt, 100)) if r['image'] < 5 else {}) | thumbnail(picture, alt, shared_side(len(out)))
+    for i, (r, seen) in enumerate(zip(out, read_ahead(pictures, out))):
+        r |= seen | dict(id=i, fooled=None if r['votes'] is None else round(r['votes']/judges, 3), odd=r['valid'] is False)
     return out
 
 def _data(metrics, records):
