@@ -177,6 +177,7 @@ def run_job(
     device=None, # as for `get_device`
 )->dict: # point -> record
     "Every point of a job that is not known yet."
+    from spurnb.data import mini_record
     out = Path(out)
     file, folder = out/'points'/f'{job.name}.json', out/'runs'/job.name
     found, began = read_json(file) if file.exists() else {}, time.time()                    # the first point pays for the training of its world
@@ -187,6 +188,7 @@ def run_job(
             metrics = run(settings, folder, device=device, only=job.only, pictures=False)
             record = point_record(metrics, *_looked_at(folder, metrics))
             if job.part == 'claim': record['repair'] = repair_gains(folder, settings)
+            if job.world: record['world'] = mini_record()['measured']
             found[name] = dict(record, key=key, seconds=round(time.time() - began))
             write_json(file, found)
             began = time.time()
