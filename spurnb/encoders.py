@@ -121,10 +121,11 @@ def _full(x): return x.float() if x.dtype in (torch.float16, torch.bfloat16) els
 # %% ../nbs/02a_encoders.ipynb #093b39a4
 @patch
 def prepare(self:Encoder, x): # (n, 3, h, w) in [0,1] -> (n, 3, size, size)
-    "Images resized and normalised as the model takes them; a `UserError` for what is no batch of colour images."
+    "Images on the model's device, resized and normalised as it takes them; a `UserError` for what is no batch of colour images."
     if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or min(x.shape[2:]) < 2:
         what = f'{x.dtype} of shape {tuple(x.shape)}' if isinstance(x, torch.Tensor) else f'a {type(x).__name__}'
         raise UserError(f'images are {what}; give a tensor of floats in [0,1] of shape (n, 3, h, w), as `to_tensor` makes it, with more than one pixel a side.')
+    x = x.to(self.mean.device)
     if x.shape[2:] != (self.size, self.size):
         x = F.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True, align_corners=False)
     x = ((x - self.mean) / self.std).to(next(self.model.parameters(), x).dtype)

@@ -188,7 +188,7 @@ def _merged(rows, state):
 def _draw_missing(pipe, settings, folder, rows, batches, guide, first):
     "Draw what `rows` lacks of each of `batches`, and add its lines; the first process shows how far it is and keeps the manifest."
     with track(None, f'{settings["arm"]}: images', total=sum(i not in rows for b in batches for i in b)) as bar:
-        bar.unit, bar.disable = 'image', not first
+        bar.unit, bar.disable = 'image', bar.disable or not first
         for numbers in batches:
             if rows.keys() >= set(numbers): continue
             for i, (image, redraws) in draw_batch(pipe, settings, numbers, guide).items():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTEXT', 'ENCODER', 'shapes_of', 'count', 'Pass', 'forward_pass', 'Needs', 'needs', 'device_memory', 'device_speed',
-           'needs_text', 'check_room']
+           'run_speed', 'needs_text', 'check_room']
 
 # %% ../nbs/08z_needs.ipynb #b4e7c32b
 import importlib, os
@@ -125,6 +125,13 @@ class Needs:
 CONTEXT = .7e9 # bytes that CUDA, cuBLAS and cuDNN take for themselves
 ENCODER = .4e9 # bytes of a robust ResNet-50 and of what it keeps for a few images
 
+def _peak(s, step, block, decoded, trained, trainable): # bytes in the larger of a training step's two peaks, by what they are for
+    half, copies = (1., 0.) if s.precision == 'float32' else (.5, 0. if s.checkpointing else 2*sum(map(count, trained)))     # autocast keeps the weights that it has cast
+    kept, passing = (decoded.kept*(.62 if s.decoder in ('checkpointed', 'sampled') else 1), decoded.passing) if s.sfsl_weight else (0., 0.)
+    way_back = dict(activations=half*(step.kept + block) + copies + kept, passing=3*max(half*step.passing, passing))
+    update = dict(gradients=4.*trainable)
+    return way_back | update if s.accumulate > 1 else max(way_back, update, key=lambda m: sum(m.values()))
+
 def needs(
     settings, # `RunSettings`
 )->Needs:
@@ -134,14 +141,13 @@ def needs(
     weights, images = 4*sum(map(count, shapes.parts.values())), -(-(s.batch + s.prior_batch)//s.accumulate)
     trained = [shapes.parts[p] for p in (shapes.family.network, *(shapes.family.encoders if s.train_text_encoder else ()))]
     trainable = sum(s.lora_rank*(m.in_features + m.out_features) for part in trained for k, m in part.named_modules() if k.endswith((*NETWORK_LAYERS, *TEXT_LAYERS))) if s.lora_rank else sum(map(count, trained))
-    half, refs = .5 if s.precision == 'bfloat16' else 1., -(-s.batch//s.accumulate)
+    half, refs = 1. if s.precision == 'float32' else .5, -(-s.batch//s.accumulate)
     step = _step(shapes, images, s.checkpointing)
     block = _step(shapes, images, False).kept/12 if s.checkpointing else 0.                 # what is computed again at a time
     decoded, extra = _decode(shapes, refs, s.decoder, s.tiny, True, 256 if s.decoder == 'lowres' else None)
-    kept = decoded.kept*(.25 if s.decoder in ('checkpointed', 'sampled') else 1) if s.sfsl_weight else 0.
-    training = dict(weights=weights + 4*extra + ENCODER, optimiser=12*trainable, activations=half*(step.kept + block) + kept, passing=2*max(half*step.passing, decoded.passing), context=CONTEXT)
+    training = dict(weights=weights + 4*extra + ENCODER, optimiser=8.*trainable, **_peak(s, step, block, decoded, trained, trainable), context=CONTEXT)
     picture = _decode(shapes, 1, 'exact', s.tiny, False, None)[0]
-    drawing = dict(weights=weights + ENCODER, passing=2*max(s.draw_batch*picture.passing, 2*s.draw_batch*step.passing/images), context=CONTEXT)
+    drawing = dict(weights=half*weights + ENCODER, passing=half*2*max(s.draw_batch*picture.passing, 2*s.draw_batch*step.passing/images), context=CONTEXT)
     one, again = step.flops/images, 4 if s.checkpointing else 3
     train = s.steps*((s.batch + s.prior_batch)*one*again*2 + s.batch*3*SPARING.get(s.decoder, (0., 1.))[1]*decoded.flops/refs*bool(s.sfsl_weight))
     return Needs(training, drawing, train, (s.prior + 4*s.n)*(2*s.sampling_steps*one + picture.flops))
@@ -156,18 +162,23 @@ def device_memory(device): # -> int
 
 def device_speed(
     device, # where to compute
-    precision:str='float32', # or 'bfloat16'
+    precision:str='float32', # or 'bfloat16', 'float16'
     seconds:float=.5, # how long to measure
+    side:int=1024, # of the matrices
 )->float:
-    "Floating-point operations a second in a product of 1024 x 1024 matrices, measured."
+    "Floating-point operations a second in a product of square matrices, measured."
     import time, torch
-    x = torch.randn(1024, 1024, device=device, dtype=getattr(torch, precision))
+    x = torch.randn(side, side, device=device, dtype=getattr(torch, precision))
     def wait(): torch.cuda.synchronize() if str(device).startswith('cuda') else None
     x @ x; wait()
     began, n = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         x @ x; n += 1; wait()
-    return n*2*1024**3/(time.perf_counter() - began)
+    return n*2*side**3/(time.perf_counter() - began)
+
+def run_speed(device, precision): # of training and of drawing, for `needs_text`
+    "`device_speed` with small matrices, and on a card also with large ones."
+    return device_speed(device, precision), device_speed(device, precision, side=4096) if str(device).startswith('cuda') else None
 
 # %% ../nbs/08z_needs.ipynb #9ed1616a
 def _time(seconds): return f'{seconds/3600:.1f} hours' if seconds > 5400 else f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
@@ -175,12 +186,13 @@ def _time(seconds): return f'{seconds/3600:.1f} hours' if seconds > 5400 else f'
 def needs_text(
     found:Needs,
     speed:"float|None"=None, # as `device_speed` gives it
+    drawing:"float|None"=None, # likewise with large matrices; None: the same
 )->str: # lines
     "What a run is expected to need, in words."
     def parts(kind): return ', '.join(f'{k} {v/1e9:.1f}' for k, v in kind.items())
     lines = [f'expected memory: {found.memory/1e9:.1f} GB (training {sum(found.training.values())/1e9:.1f}: {parts(found.training)}; drawing {sum(found.drawing.values())/1e9:.1f}: {parts(found.drawing)})',
              f'expected arithmetic: {found.train_flops/1e12:,.1f} Tflop of training, {found.draw_flops/1e12:,.1f} of drawing']
-    if speed: lines.append(f'expected time here, roughly: {_time(2*found.train_flops/speed)} of training, {_time(2*found.draw_flops/speed)} of drawing')
+    if speed: lines.append(f'expected time here, roughly: {_time(2*found.train_flops/speed)} of training, {_time(2*found.draw_flops/(drawing or speed))} of drawing')
     return '\n'.join(lines)
 
 # %% ../nbs/08z_needs.ipynb #fb8f01df

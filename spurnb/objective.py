@@ -8,9 +8,11 @@ __all__ = ['DISTANCES', 'PAIRS', 'WEIGHTS', 'DECODERS', 'SPARING', 'REFERENCES',
 
 # %% ../nbs/04_objective.ipynb #ee4d9803
 from copy import copy, deepcopy
+from functools import partial
 
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
+from torch.utils.checkpoint import checkpoint
 
 from .core import UserError, pick, sha256
 from .prediction import decode_latents, predict_x0, prediction_type, signal_noise, signal_share
@@ -106,9 +108,10 @@ def decode(self:SFSL,
     "The pictures that the encoder is shown."
     vae = self.tiny if self.decoder == 'tiny' else vae
     if self.decoder not in ('checkpointed', 'sampled'): return decode_latents(vae, latents, self.side if self.decoder == 'lowres' else None)
-    vae.enable_gradient_checkpointing()
+    top = vae.decoder       # its blocks are computed again one by one; inside them nothing is, so that they do the same both times
+    top.gradient_checkpointing, top._gradient_checkpointing_func = True, partial(checkpoint, use_reentrant=False)
     try: return decode_latents(vae, latents)
-    finally: vae.disable_gradient_checkpointing()
+    finally: top.gradient_checkpointing = False
 
 # %% ../nbs/04_objective.ipynb #26362dec
 @patch

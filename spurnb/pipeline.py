@@ -110,16 +110,18 @@ def draw_arms(
     only=None, # names of the arms to draw; None for all
 )->dict: # arm -> images (n, 3, h, w) in [0,1]; held-out references first, null arms last
     "Images of every arm, or of those in `only`, one generator in memory at a time: the untuned one draws first, then each arm is trained and draws."
+    from spurnb.checkpoints import in_precision
     from spurnb.finetune import prior_images
     from spurnb.generate import arm_prompts, generate, load_pipeline, manifest_images
     from spurnb.guided import Guide
-    s, pipe, images = settings, load_pipeline(settings.generator, device), {'references': material.references.held_out}
+    s, images = settings, {'references': material.references.held_out}
+    pipe = in_precision(load_pipeline(s.generator, device), s.precision)
     prior = prior_images(pipe, caption(context=material.target.feature), n=s.prior, seed=s.seed, folder=out/'prior', steps=s.sampling_steps, guidance=s.guidance, batch=s.draw_batch)
     for arm,prompt in arm_prompts(material.target, instance_prompt(s, material.target), 'guided' in s.arms).items(): # those of the untuned model come first
         if only is not None and arm not in only: continue
         if arm in ('dreambooth','sfsl'):
             pipe = None; _release()
-            pipe = train_arm(arm, s, out, s.generator, material, prior, sfsl, device)
+            pipe = in_precision(train_arm(arm, s, out, s.generator, material, prior, sfsl, device), s.precision)
         folder, guide = out/'images'/arm, Guide(sfsl, s.strength) if arm == 'guided' else None
         images[arm] = manifest_images(generate(pipe, prompt, s.n, folder, arm, seed=s.seed, steps=s.sampling_steps, guidance=s.guidance, batch=s.draw_batch, guide=guide), folder)
     return images | material.null
@@ -206,11 +208,11 @@ def _changes(steps, n, judges, arms, **named): # options that were given -> sett
     return changes
 
 def _expected(settings, device): # lines: what the run needs, for a run of photographs
-    from spurnb.needs import check_room, device_speed, needs, needs_text
+    from spurnb.needs import check_room, needs, needs_text, run_speed
     photo_target(settings) # a mistake in the name comes first
     found = needs(settings)
     check_room(found, settings, device)
-    return needs_text(found, device_speed(device, settings.precision))
+    return needs_text(found, *run_speed(device, settings.precision))
 
 # %% ../nbs/09_pipeline.ipynb #8cd2d4e1
 def _several(settings, targets, seeds, out, fresh, device, shard): # several runs, and what is printed of them

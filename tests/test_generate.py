@@ -73,7 +73,7 @@ def test_killed_twice(pipe, tiny_folder, tmp_path):
 
 def test_command(tiny_folder, tmp_path):
     args = [PROMPT, '--model', tiny_folder, '--out', tmp_path/'out', '--n', 3, '--steps', 2, '--device', 'cpu', '--arm', 'prompted']
-    first = subprocess.run(command(*args), env=ENV, capture_output=True, text=True, cwd=tmp_path)
+    first = subprocess.run(command(*args), env=dict(ENV, TQDM_DISABLE='1'), capture_output=True, text=True, cwd=tmp_path)      # as in logs of a cluster
     assert first.returncode == 0 and '3 images drawn, 0 were there' in first.stdout, first.stderr
     assert first.stdout.strip().endswith(str(tmp_path/'out'/'images.csv'))
     frame = read_manifest(tmp_path/'out')
