@@ -92,7 +92,8 @@ def test_two_processes_share_an_audit(feeders, tmp_path):
     assert json.loads((tmp_path/'two'/'config.json').read_text())['processes'] == 2
     assert said.count('report: ') == 1 # one speaks for both
     one = start('-m', 'spurnb.report', feeders, *judges, '--out', tmp_path/'one')
-    assert one.communicate(timeout=600)[0].splitlines()[:-1] == said.splitlines()[:-1]
+    def own(text): return [line for line in text.splitlines() if not line.startswith('[Gloo]')][:-1]       # torch before 2.10 has something to say, too
+    assert own(one.communicate(timeout=600)[0]) == own(said)
     files = {f.relative_to(tmp_path/'one') for f in (tmp_path/'one').rglob('*') if f.is_file()}
     assert files == {f.relative_to(tmp_path/'two') for f in (tmp_path/'two').rglob('*') if f.is_file()} and any(f.suffix == '.npz' for f in files)
     for f in files:
