@@ -246,11 +246,12 @@ print(download('http://files.invalid/f.bin', sys.argv[1]).read_text())
     assert run('second', HF_HUB_OFFLINE='1') == [fetched, 'here'] and len(server.asked) == before
 
 
-def test_the_whole_job_at_full_scale(world, tmp_path):
+@pytest.mark.parametrize('preset, precision', [('sd15', 'bfloat16'), ('sd15-lora-t4', 'float16')])
+def test_the_whole_job_at_full_scale(world, tmp_path, preset, precision):
     "What a user types, with sizes cut down: references from the archive, Madry's encoder, Stable Diffusion, classifiers from timm, a report."
     server, folder = world
     data = ['--train', folder/'imagenet', '--val', folder/'imagenet', '--out', tmp_path/'run', '--device', 'cpu']
-    r = python('-m', 'spurnb.pipeline', '--preset', 'sd15', '--target', 'hummingbird', '--set', SMALL + ',hf-hub:nobody/model', *data, **server.environment(tmp_path/'home'))
+    r = python('-m', 'spurnb.pipeline', '--preset', preset, '--target', 'hummingbird', '--set', SMALL + ',hf-hub:nobody/model', *data, **server.environment(tmp_path/'home'))
     assert r.returncode == 0, r.stdout + r.stderr
     assert 'expected memory' in r.stdout and 'expected time here' in r.stdout and 'report:' in r.stdout
     config = json.loads((tmp_path/'run'/'config.json').read_text())['settings']
@@ -261,7 +262,7 @@ def test_the_whole_job_at_full_scale(world, tmp_path):
     assert list(metrics['left_out']) == ['hf-hub:nobody/model'] and "no 'nobody/model' on the hub" in r.stderr      # said before the long work, and in the record
     assert metrics['references'] == 4 and metrics['held_out'] == 20 and metrics['near_copy_threshold'] is not None
     assert all(m['accuracy']['n'] == 6 for m in metrics['judges'].values()) and metrics['arms']['sfsl']['auc']['n']
-    assert set(read_manifest(tmp_path/'run'/'images'/'sfsl').dtype) == set(read_manifest(tmp_path/'run'/'images'/'untuned').dtype) == {'bfloat16'}
+    assert set(read_manifest(tmp_path/'run'/'images'/'sfsl').dtype) == set(read_manifest(tmp_path/'run'/'images'/'untuned').dtype) == {precision}
     record = json.loads((tmp_path/'run'/'components.json').read_text())
     assert len(record['references']) == 4 and 'other features of Spurious ImageNet' in record['seen_from'] and len(record['chosen']) == 1
     assert (tmp_path/'run'/'report.html').stat().st_size > 50_000 and 'Traceback' not in r.stderr
