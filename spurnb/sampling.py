@@ -11,13 +11,16 @@ from contextlib import nullcontext
 from itertools import product
 
 from .core import UserError, pick
+from .families import family_of
 
 # %% ../nbs/06a_sampling.ipynb #ebac50e3
-def _noise(pipe, generators, size): # (n, c, h, w), in the pipeline's precision
+def _noise(pipe, generators, size): # dict of (n, c, h, w) in the pipeline's precision; empty for float32, and for a family that is not known
     import torch
-    network = getattr(pipe, 'unet', None) or pipe.transformer
+    if pipe.dtype not in (torch.float16, torch.bfloat16): return {}
+    try: network = getattr(pipe, family_of(pipe).network)
+    except UserError: return {}
     side = size//pipe.vae_scale_factor if size else network.config.sample_size
-    return torch.cat([torch.randn(1, network.config.in_channels, side, side, generator=g) for g in generators]).to(pipe.device, pipe.dtype)
+    return dict(latents=torch.cat([torch.randn(1, network.config.in_channels, side, side, generator=g) for g in generators]).to(pipe.device, pipe.dtype))
 
 # %% ../nbs/06a_sampling.ipynb #88001af8
 def draw(
@@ -38,9 +41,8 @@ def draw(
         alone = [draw(pipe, [s], p, negative, steps, guidance, size, guide) for s, p in zip(seeds, prompts)]
         return [i for images, _ in alone for i in images], [b for _, black in alone for b in black]
     some, generators = dict(negative_prompt=[negative]*len(seeds)) if negative else {}, [torch.Generator().manual_seed(s) for s in seeds]     # not every pipeline takes a negative prompt
-    if pipe.dtype in (torch.float16, torch.bfloat16): some['latents'] = _noise(pipe, generators, size)
     with guide.steer(pipe) if guide else nullcontext():
-        out = pipe(prompts, generator=generators, num_inference_steps=steps, guidance_scale=guidance, height=size, width=size, **some)
+        out = pipe(prompts, generator=generators, num_inference_steps=steps, guidance_scale=guidance, height=size, width=size, **some, **_noise(pipe, generators, size))
     flags = getattr(out, 'nsfw_content_detected', None) or [False]*len(seeds)
     return out.images, [bool(f) or not i.getbbox() for f, i in zip(flags, out.images)]
 
