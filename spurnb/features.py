@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RULE', 'NeuralPCA', 'Evidence', 'in_batches', 'image_batches', 'data_hash', 'top_images', 'contrast', 'logit_share',
-           'separation', 'choose_components', 'true_effect', 'rule_record', 'Encoder', 'load_encoder']
+           'separation', 'choose_components', 'true_effect', 'rule_record']
 
 # %% ../nbs/03_features.ipynb #841bd7c9
 import json
@@ -18,9 +18,7 @@ from safetensors.torch import save_file
 from .core import UserError, atomic, positive, to_tensor, track
 from .data import image_hashes, mini_class_images, mini_references, mini_target
 from .encoders import Encoder, load_encoder, read_tensors
-from .scenes import CLASSES, draw_scenes, reference_scenes
-
-_all_ = ['Encoder', 'load_encoder'] # of `spurnb.encoders`, so that one import is enough here
+from .world.scenes import CLASSES, draw_scenes, reference_scenes
 
 # %% ../nbs/03_features.ipynb #3c6d112a
 @dataclass(eq=False)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'OWN', 'open_folder', 'train_arm', 'instance_prompt', 'draw_arms', 'alpha_columns', 'run', 'run_all',
-           'spurnb_run', 'PRESETS', 'RunSettings', 'settings_for']
+           'spurnb_run']
 
 # %% ../nbs/09_pipeline.ipynb #4b725f1d
 import gc, logging, shutil
@@ -16,12 +16,11 @@ from fastcore.script import call_parse, store_true
 
 from . import __version__
 from .core import UserError, atomic, cap_threads, check_torch, get_device, pick, polite, positive, read_json, settings_hash, share, write_json
-from .material import describe_feature, mini_material, photo_material, photo_target
-from .presets import PRESETS, RunSettings, file_changes, read_changes, settings_for, settings_text
-from .scenes import CLASSES, caption
+from .run.material import describe_feature, mini_material, photo_material, photo_target
+from .run.settings import PRESETS, RunSettings, file_changes, read_changes, settings_for, settings_text
+from .world.scenes import CLASSES, caption
 
 log = logging.getLogger('spurnb')
-_all_ = ['PRESETS', 'RunSettings', 'settings_for'] # of `spurnb.presets`, so that one import is enough here
 
 # %% ../nbs/09_pipeline.ipynb #141f013f
 OWN = ('references', 'checkpoints', 'model', 'images', 'prior', 'logits', 'figures', 'config.json', 'pca.safetensors', 'components.json', 'history', 'scores.csv', 'metrics.json', 'tables', 'report.html')
@@ -61,8 +60,8 @@ def train_arm(
 ): # -> fine-tuned pipeline
     "Fine-tune a fresh copy of the generator as `arm`; a finished one is loaded."
     from spurnb.finetune import finetune
-    from spurnb.generate import load_pipeline
-    from spurnb.trainer import FinetuneSettings
+    from spurnb.train.checkpoints import load_pipeline
+    from spurnb.train.trainer import FinetuneSettings
     s = settings
     same = {k: getattr(s, k) for k in ('steps', 'batch', 'prior_batch', 'lr_unet', 'lr_text', 'prior_weight', 'min_snr', 'seed', 'train_text_encoder', 'lora_rank', 'accumulate', 'checkpointing', 'precision', 'keep_state')}
     how = FinetuneSettings(instance_prompt=instance_prompt(s, material.target), class_prompt=caption(context=material.target.feature), sfsl_weight=s.sfsl_weight if arm == 'sfsl' else 0., **same)
@@ -71,8 +70,8 @@ def train_arm(
     return pipe
 
 def _watch(settings, device): # validation images with the judges' opinion of them, if the settings ask for it
-    from spurnb.watch import Watch
-    from spurnb.zoo import spurious_probe
+    from spurnb.train.monitor import Watch
+    from spurnb.audit.zoo import spurious_probe
     s = settings
     return Watch(every=s.look, seed=s.seed, steps=s.sampling_steps, guidance=s.guidance, probe=spurious_probe(s.target, device, s.judges)) if s.look else None
 
@@ -82,13 +81,13 @@ def instance_prompt(settings, target): # -> str
 
 # %% ../nbs/09_pipeline.ipynb #a5ed6d42
 def _door(settings, device): # names of the judges, and why others are left out; raises what can be known before anything is made
-    from spurnb.evaluate import mini_judges
-    from spurnb.zoo import load_judges
+    from spurnb.audit.zoo import mini_judges
+    from spurnb.audit.zoo import load_judges
     s = settings
     if s.mini:
         for name in s.judges: pick(name, mini_judges(), 'classifier')
         return s.judges or tuple(mini_judges()), {}
-    from spurnb.needs import check_room, needs
+    from spurnb.run.memory import check_room, needs
     photo_target(s)
     check_room(needs(s), s, device)
     left_out = load_judges(s.judges, 'cpu')[1] # fetched now, so that a missing one is known before the long work
@@ -110,10 +109,11 @@ def draw_arms(
     only=None, # names of the arms to draw; None for all
 )->dict: # arm -> images (n, 3, h, w) in [0,1]; held-out references first, null arms last
     "Images of every arm, or of those in `only`, one generator in memory at a time: the untuned one draws first, then each arm is trained and draws."
-    from spurnb.checkpoints import in_precision
+    from spurnb.train.checkpoints import in_precision
     from spurnb.finetune import prior_images
-    from spurnb.generate import arm_prompts, generate, load_pipeline, manifest_images
-    from spurnb.guided import Guide
+    from spurnb.generate import arm_prompts, generate, manifest_images
+    from spurnb.train.checkpoints import load_pipeline
+    from spurnb.draw.guided import Guide
     s, images = settings, {'references': material.references.held_out}
     pipe = in_precision(load_pipeline(s.generator, device), s.precision)
     prior = prior_images(pipe, caption(context=material.target.feature), n=s.prior, seed=s.seed, folder=out/'prior', steps=s.sampling_steps, guidance=s.guidance, batch=s.draw_batch)
@@ -151,11 +151,13 @@ def run(
     device = get_device(device)
     names,missing = _door(s, device)
     from spurnb.encoders import load_encoder
-    from spurnb.evaluate import PAIRED, audit, load_judge, load_meters
-    from spurnb.needs import shapes_of
+    from spurnb.audit.meters import load_meters
+    from spurnb.audit.zoo import load_judge
+    from spurnb.evaluate import PAIRED, audit
+    from spurnb.run.memory import shapes_of
     from spurnb.objective import SFSL
     from spurnb.prediction import load_tiny
-    from spurnb.zoo import load_judges
+    from spurnb.audit.zoo import load_judges
     out = open_folder(out or Path('runs')/f'{s.target.replace(" ","_")}-{s.seed}', s, fresh)
     encoder = load_encoder(s.encoder, device, trust=s.trust)
     material = mini_material(s) if s.mini else photo_material(s, out, encoder, shapes_of(s.generator).side, device)
@@ -171,7 +173,8 @@ def run(
     write_json(out/'metrics.json', metrics)
     with atomic(out/'scores.csv') as tmp: scores.to_csv(tmp, index=False)
     if not pictures: return metrics
-    from spurnb.report import arm_grid, save_figure, write_report
+    from spurnb.report.page import write_report
+    from spurnb.report.summary import arm_grid, save_figure
     save_figure(arm_grid(images), out/'figures'/'arms')
     write_report(out)
     return metrics
@@ -187,7 +190,7 @@ def run_all(
     shard:str='', # as for `share`: only these runs
 )->dict: # summary, also in `out/summary.json`; None while runs of other shards are missing
     "Run every target with every seed below `out`, or one share of them, and summarise; goes on where an earlier call stopped."
-    from spurnb.claim import write_study
+    from spurnb.lab.claim import write_study
     every = [(t, s) for s in seeds for t in targets]
     folders = {(t, s): Path(out)/t.replace(' ', '_')/str(s) for t, s in every}
     for t, s in share(every, shard): run(replace(settings, target=t, seed=s), folders[t, s], fresh, device)
@@ -208,7 +211,7 @@ def _changes(steps, n, judges, arms, **named): # options that were given -> sett
     return changes
 
 def _expected(settings, device): # lines: what the run needs, for a run of photographs
-    from spurnb.needs import check_room, needs, needs_text, run_speed
+    from spurnb.run.memory import check_room, needs, needs_text, run_speed
     photo_target(settings) # a mistake in the name comes first
     found = needs(settings)
     check_room(found, settings, device)
@@ -216,12 +219,12 @@ def _expected(settings, device): # lines: what the run needs, for a run of photo
 
 # %% ../nbs/09_pipeline.ipynb #8cd2d4e1
 def _several(settings, targets, seeds, out, fresh, device, shard): # several runs, and what is printed of them
-    from spurnb.claim import summary_text
+    from spurnb.lab.claim import summary_text
     if summary := run_all(settings, targets, seeds, out, fresh, device, shard): print(f'{summary_text(summary)}\nreport: {out/"study.html"}')
 
 def _study(settings, out, seeds, parts, device, shard): # the mini world's study, and what is printed of it
-    from spurnb.claim import finish_study, summary_text
-    from spurnb.study import known_seconds, expected_hours, run_study, study_jobs
+    from spurnb.lab.claim import finish_study, summary_text
+    from spurnb.lab.study import known_seconds, expected_hours, run_study, study_jobs
     if not settings.mini: raise UserError('the study is about the mini world; for photographs give --target and --seeds.')
     jobs = study_jobs(seeds, parts, shard)
     print(f'{len(jobs)} jobs, about {expected_hours(jobs, known_seconds(), out):.1f} hours in one process; what is known already is not done again', flush=True)
@@ -270,7 +273,7 @@ def spurnb_run(
     if shard or parts: raise UserError('--shard and --parts share out several runs; give more seeds, --target all or the preset study.')
     out = Path(out or Path('runs')/f'{s.target.replace(" ","_")}-{s.seed}')
     metrics = run(s, out, fresh, device)
-    from spurnb.report import cautions, findings, text_table
+    from spurnb.report.summary import cautions, findings, text_table
     print(text_table(metrics)); print()
     for sentence in [*findings(metrics), *cautions(metrics)]: print(sentence)
     print(f'report: {out/"report.html"}')

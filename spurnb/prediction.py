@@ -13,7 +13,7 @@ import torch, torch.nn.functional as F
 
 from .core import UserError
 from .data import mini_file
-from .downloads import hub_trouble
+from .photos.downloads import hub_trouble
 
 # %% ../nbs/04_prediction.ipynb #afd412e1
 PREDICTIONS = ('epsilon', 'v_prediction', 'sample', 'flow')

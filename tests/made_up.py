@@ -2,7 +2,7 @@
 import csv, random
 
 from spurnb.core import save_png, sha256, write_json
-from spurnb.scenes import reference_scenes
+from spurnb.world.scenes import reference_scenes
 
 ARMS = dict(references=.8, untuned=.3, prompted=.6, dreambooth=.6, sfsl=.9)
 JUDGES = ['a/rather-long.name_of_a_classifier', *(f'test_{k}' for k in ('convnext', 'vit', 'nfnet', 'resnet', 'coatnet', 'mambaout', 'byobnet'))]

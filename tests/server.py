@@ -101,8 +101,8 @@ def spurious_zip(each=10, target='hummingbird', n=26, **more):
     "Bytes of an archive of the real shape: a hundred folders, a time stamp; scenes of the mini world show the target's feature, noise the others."
     import numpy as np
     from PIL import Image
-    from spurnb.scenes import reference_scenes
-    from spurnb.spurious_imagenet import spurious_features
+    from spurnb.world.scenes import reference_scenes
+    from spurnb.photos.spurious_imagenet import spurious_features
     rng, out = np.random.default_rng(0), io.BytesIO()
     with zipfile.ZipFile(out, 'w') as z:
         z.writestr('images/timestamp.txt', '2023-07-18 12:00:00')
@@ -136,7 +136,7 @@ def full_scale(folder):
     from diffusers import AutoencoderTiny
     from safetensors.torch import save
     from tiny import tiny_detectors, tiny_pipeline, tiny_sdxl
-    from spurnb.scenes import class_scenes, null_scenes
+    from spurnb.world.scenes import class_scenes, null_scenes
     server, folder = Server(), Path(folder)
     tiny_pipeline().save_pretrained(folder/'sd')
     tiny_sdxl().save_pretrained(folder/'sdxl')

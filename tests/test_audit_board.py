@@ -6,7 +6,7 @@ import pytest
 from lab import jupyterlab, ran
 from made_up import made_up_run
 
-CODE = """from spurnb.audit_board import AuditBoard
+CODE = """from spurnb.report.board import AuditBoard
 AuditBoard('run')"""
 
 

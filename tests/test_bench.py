@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from spurnb.bench import spurnb_bench
-from spurnb.steps import WAYS, one_step, step_material
+from spurnb.lab.bench import spurnb_bench
+from spurnb.lab.step_cost import WAYS, one_step, step_material
 
 
 def test_the_table_of_steps(tmp_path, capsys):

@@ -6,9 +6,10 @@ import pytest
 from lab import jupyterlab, ran
 from spurnb.data import mini_root
 
-CODE = '''from spurnb.board import Board
+CODE = '''from spurnb.components.board import Board
 from spurnb.data import mini_class_images
-from spurnb.features import NeuralPCA, load_encoder
+from spurnb.encoders import load_encoder
+from spurnb.features import NeuralPCA
 images = mini_class_images('hummingbird', 40)
 Board(NeuralPCA.fit(load_encoder(), images, target=0), images, 'labels.json', 'ann', name='hummingbird', components=4, steps=20)'''
 

@@ -4,10 +4,10 @@ import pytest
 from lab import jupyterlab, ran
 
 CODE = """from IPython.display import display
-from spurnb.checkpoints import load_pipeline
+from spurnb.train.checkpoints import load_pipeline
 from spurnb.data import mini_class_images, mini_references
 from spurnb.encoders import load_encoder
-from spurnb.explore import SceneComposer, SFSLExplorer
+from spurnb.components.explore import SceneComposer, SFSLExplorer
 from spurnb.features import NeuralPCA
 from spurnb.objective import SFSL
 composer = SceneComposer(judges=['test_resnet', 'test_vit'])

@@ -23,8 +23,9 @@ def material():
 def train(model, out, say=None, watch=None, **changes):
     "One fine-tuning of the model in folder `model`; `say` is called with every step's log."
     from diffusers import StableDiffusionPipeline
-    from spurnb import trainer
-    from spurnb.finetune import FinetuneSettings, finetune
+    from spurnb.train import trainer
+    from spurnb.finetune import finetune
+    from spurnb.train.trainer import FinetuneSettings
     references, prior, sfsl = material()
     step = trainer.Trainer.step
     def told(self, i):
@@ -127,7 +128,7 @@ def test_every_way_to_train_resumes_with_the_same_bits(model, tmp_path, how):
 def test_tensorboard_gets_losses_and_pictures(model, tmp_path):
     pytest.importorskip('tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from spurnb.watch import Watch
+    from spurnb.train.monitor import Watch
     history = train(model, tmp_path, steps=2, watch=Watch(every=1, images=1, steps=1, trackers=('tensorboard',)))
     events = EventAccumulator(str(tmp_path/'trackers'/'sfsl'/'spurnb')).Reload()
     assert [round(e.value, 4) for e in events.Scalars('loss')] == [round(l, 4) for l in losses(history)]
@@ -135,7 +136,7 @@ def test_tensorboard_gets_losses_and_pictures(model, tmp_path):
 
 def test_wandb_gets_losses_and_pictures(model, tmp_path, monkeypatch):
     pytest.importorskip('wandb')
-    from spurnb.watch import Watch
+    from spurnb.train.monitor import Watch
     monkeypatch.setenv('WANDB_MODE', 'offline')
     train(model, tmp_path, steps=2, watch=Watch(every=1, images=1, steps=1, trackers=('wandb',)))
     [run] = (tmp_path/'trackers'/'sfsl'/'wandb').glob('offline-run-*')
@@ -145,7 +146,7 @@ def test_wandb_gets_losses_and_pictures(model, tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named():
     from spurnb.core import UserError
-    from spurnb.optimisers import OPTIMISERS, check_optimiser
+    from spurnb.train.optimizers import OPTIMISERS, check_optimiser
     OPTIMISERS['nowhere'] = 'no-such-package'
     try:
         with pytest.raises(UserError, match='pip install no-such-package'): check_optimiser('nowhere', [1])
@@ -176,7 +177,7 @@ def asked(monkeypatch, tmp_path, **options):
     def load(*told): found.update(model=told); return pipe
     for name, stand_in in dict(finetune=catch, load_pipeline=load, prior_images=lambda pipe, *told: told, _references=lambda *told: told, _sfsl=lambda *told, **more: (*told[:1], *told[2:], more),
                                push_result=lambda *told: found.update(push=told)).items(): monkeypatch.setattr(module, name, stand_in)
-    monkeypatch.setattr('spurnb.lora.save_lora', lambda pipe, folder, kohya: found.update(kohya=folder))
+    monkeypatch.setattr('spurnb.train.lora.save_lora', lambda pipe, folder, kohya: found.update(kohya=folder))
     module.spurnb_finetune(**(dict(out=str(tmp_path), device='cpu') | options))
     return found
 
@@ -211,7 +212,7 @@ def test_what_a_trainer_takes_and_what_it_says(caplog):
     "One reference is enough and none is not; images have one size, of whole latents; names of many tokens, and of none, are told."
     import torch
     from spurnb.core import UserError
-    from spurnb.trainer import FinetuneSettings, Trainer
+    from spurnb.train.trainer import FinetuneSettings, Trainer
     references, prior, _ = material()
     def new(references, prior, **changes): return Trainer(tiny_pipeline(), references, prior, FinetuneSettings(**{**SETTINGS, **changes}))
     assert new(references[:1], prior).step(0)['loss'] > 0
@@ -227,7 +228,7 @@ def test_what_a_trainer_takes_and_what_it_says(caplog):
 
 def test_nan_stops_and_keeps_the_last_state(model, tmp_path):
     from spurnb.core import UserError
-    from spurnb.trainer import Trainer
+    from spurnb.train.trainer import Trainer
     loss = Trainer.loss
     def broken(self, step, part=0):
         value, parts = loss(self, step, part)
@@ -283,8 +284,8 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bits(model, by_two, 
 def test_the_command_by_two_processes(model, tmp_path):
     "It is the command that `accelerate launch` and `torchrun` start; one of the two says what came out, and it draws."
     from PIL import Image
-    from spurnb.checkpoints import load_pipeline
-    from spurnb.lora import load_lora
+    from spurnb.train.checkpoints import load_pipeline
+    from spurnb.train.lora import load_lora
     photos = tmp_path/'photos'
     photos.mkdir()
     for i in range(3): Image.effect_noise((40, 32), 60 + i).save(photos/f'{i}.png')

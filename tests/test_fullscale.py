@@ -6,9 +6,9 @@ import pytest
 
 from server import HUB, JUDGES, SMALL, TOKEN, Server, full_scale
 from spurnb.core import UserError, sha256
-from spurnb.downloads import download, unpack
+from spurnb.photos.downloads import download, unpack
 from spurnb.generate import read_manifest
-from spurnb.spurious_imagenet import load_spurious_imagenet
+from spurnb.photos.spurious_imagenet import load_spurious_imagenet
 
 root = Path(__file__).resolve().parents[1]
 
@@ -163,7 +163,7 @@ def parquet(path, labels, side=8):
 
 def test_parquet_reads_only_what_holds_the_class(tmp_path, monkeypatch, caplog):
     parquet(tmp_path/'train-0.parquet', [94, 7, 7, 7, 94, 94, 7, 7])
-    from spurnb.imagenet import class_pictures, parquet_plan
+    from spurnb.photos.imagenet import class_pictures, parquet_plan
     monkeypatch.setenv('HF_HOME', str(tmp_path/'home'))
     plan = parquet_plan([tmp_path/'train-0.parquet'], 94)
     assert [(g, rows) for _, g, rows, _ in plan] == [(0, [0]), (2, [0, 1])] and all(size > 0 for *_, size in plan)
@@ -177,7 +177,7 @@ def test_imagenet_on_the_hub(server, tmp_path):
     "Of a data set on the hub only the labels and the row groups of the class are fetched; gated, it says what to click."
     name, script = 'datasets/ILSVRC/imagenet-1k', """
 import sys
-from spurnb.imagenet import class_pictures
+from spurnb.photos.imagenet import class_pictures
 try: print(*[p.getpixel((0, 0))[0] for p in class_pictures('ILSVRC/imagenet-1k', 'hummingbird', split=sys.argv[1])])
 except ValueError as e: print(e)
 """
@@ -199,11 +199,11 @@ def test_the_hub_s_refusals_are_explained(world, tmp_path):
     server.faults |= {f'/cut/{file}': ['cut']*99 for file in ('taesd/diffusion_pytorch_model.safetensors', 'sd/unet/diffusion_pytorch_model.safetensors')}
     script = '''
 import sys
-from spurnb.checkpoints import load_pipeline
-from spurnb.detectors import load_detector
+from spurnb.train.checkpoints import load_pipeline
+from spurnb.audit.detectors import load_detector
 from spurnb.encoders import load_encoder
 from spurnb.prediction import load_tiny
-from spurnb.zoo import load_judge
+from spurnb.audit.zoo import load_judge
 for what in sys.argv[1:]:
     kind, _, name = what.partition('=')
     try: dict(pipe=load_pipeline, encoder=load_encoder, tiny=load_tiny, judge=load_judge, detector=load_detector)[kind](name); print('loaded', name)
@@ -229,7 +229,7 @@ def test_a_half_finished_download_a_token_and_a_proxy(server, tmp_path):
     server.faults[f'/{HUB["madry"]}/net.ckpt'] = ['cut']
     script = '''
 import sys
-from spurnb.downloads import download
+from spurnb.photos.downloads import download
 from spurnb.encoders import fetch_pinned
 try: print(fetch_pinned('madrylab/robust-imagenet-models', 'net.ckpt'))
 except ValueError as e: print(e)
@@ -275,7 +275,7 @@ def test_sdxl_a_tar_and_a_detector(world, tmp_path):
     r = python('-m', 'spurnb.pipeline', '--preset', 'sdxl', '--train', folder/'train.tar', '--set', SMALL, '--out', tmp_path/'run', '--device', 'cpu', **env)
     assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stdout + r.stderr
     assert (tmp_path/'run'/'model'/'sfsl'/'pytorch_lora_weights.safetensors').is_file() and list((tmp_path/'home'/'spurnb'/'imagenet').iterdir())
-    r = python('-m', 'spurnb.report', tmp_path/'run'/'images'/'sfsl', '--target', 'hummingbird', '--feature', 'feeder', '--models', ','.join(JUDGES), '--positives', folder/'imagenet'/'train'/'n01833805',
+    r = python('-m', 'spurnb.report.folder', tmp_path/'run'/'images'/'sfsl', '--target', 'hummingbird', '--feature', 'feeder', '--models', ','.join(JUDGES), '--positives', folder/'imagenet'/'train'/'n01833805',
                '--references', tmp_path/'run'/'images'/'references', '--detector', f'owlv2:{HUB["owlv2"]}', '--out', tmp_path/'audit', '--device', 'cpu', **env)
     assert r.returncode == 0, r.stdout + r.stderr
     metrics = json.loads((tmp_path/'audit'/'metrics.json').read_text())
@@ -288,8 +288,8 @@ def test_stable_diffusion_counted_from_its_configuration(tmp_path):
     from dataclasses import replace
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextConfig
-    from spurnb.needs import check_room, count, needs, shapes_of
-    from spurnb.presets import PRESETS
+    from spurnb.run.memory import check_room, count, needs, shapes_of
+    from spurnb.run.settings import PRESETS
     with torch.device('meta'):
         UNet2DConditionModel(sample_size=64, cross_attention_dim=768).save_config(tmp_path/'sd'/'unet')
         AutoencoderKL(block_out_channels=(128, 256, 512, 512), down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4, layers_per_block=2, sample_size=512).save_config(tmp_path/'sd'/'vae')
@@ -320,7 +320,7 @@ def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):
 def test_a_model_against_the_features(world, tmp_path):
     "Two shards keep the answers, and the whole only counts; scores under both protocols stand beside the published ones."
     server, folder = world
-    def features(*more): return python('-m', 'spurnb.report', '--data', 'spurious_imagenet', '--val', folder/'imagenet', '--models', ','.join(JUDGES + ('hf-hub:nobody/model',)), '--target', 'hummingbird,koala', '--out', tmp_path/'out', '--device', 'cpu', *more, **server.environment(tmp_path/'home'))
+    def features(*more): return python('-m', 'spurnb.report.folder', '--data', 'spurious_imagenet', '--val', folder/'imagenet', '--models', ','.join(JUDGES + ('hf-hub:nobody/model',)), '--target', 'hummingbird,koala', '--out', tmp_path/'out', '--device', 'cpu', *more, **server.environment(tmp_path/'home'))
     for shard in ('1/2', '2/2'): assert features('--shard', shard).returncode == 2            # one classifier cannot be had
     kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')}
     r = features()

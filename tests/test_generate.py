@@ -9,8 +9,9 @@ from PIL import Image
 from tiny import tiny_folder  # noqa: F401
 
 from spurnb.core import UserError, load_png, save_png, sha256
-from spurnb.export import export_images
-from spurnb.generate import generate, load_pipeline, read_manifest, spurnb_generate
+from spurnb.draw.publish import export_images
+from spurnb.generate import generate, read_manifest, spurnb_generate
+from spurnb.train.checkpoints import load_pipeline
 
 PROMPT = 'a photo of a red feeder'
 ROOT = Path(__file__).parents[1]
@@ -209,7 +210,7 @@ def test_prompt_variations_take_turns(pipe, folder, prompts):
 
 
 def test_every_sampler_draws_its_own_image_alone_or_in_company(tiny_folder):
-    from spurnb.sampling import SAMPLERS, draw, use_sampler
+    from spurnb.draw.samplers import SAMPLERS, draw, use_sampler
     drawn = {}
     for name in SAMPLERS:
         pipe = use_sampler(load_pipeline(tiny_folder, 'cpu'), name)
@@ -383,7 +384,7 @@ def mean_alpha(folder, sfsl):
 
 
 def test_a_guide_of_strength_0_is_no_guide(pipe, folder, sfsl):
-    from spurnb.guided import Guide
+    from spurnb.draw.guided import Guide
     whole = contents(folder)
     assert again(pipe, folder, guide=Guide(sfsl, 0.)).attrs['kept'] == 8
     again(pipe, folder.parent/'anew', guide=Guide(sfsl, 0.))
@@ -391,7 +392,7 @@ def test_a_guide_of_strength_0_is_no_guide(pipe, folder, sfsl):
 
 
 def test_a_guide_raises_alpha_whatever_the_batch(pipe, folder, sfsl):
-    from spurnb.guided import Guide
+    from spurnb.draw.guided import Guide
     guide, out = Guide(sfsl, .3), folder.parent/'guided'
     frame = again(pipe, out, guide=guide)
     assert set(frame.guide) == {guide.name} and load_png(out/'00000.png')[1]['guide'] == guide.name
@@ -407,8 +408,8 @@ def test_a_guide_raises_alpha_whatever_the_batch(pipe, folder, sfsl):
 def test_a_guide_steers_every_kind_of_answer(tiny_folder, sfsl, kind):
     import torch
     from spurnb.core import to_tensor
-    from spurnb.guided import Guide
-    from spurnb.sampling import draw, use_sampler
+    from spurnb.draw.guided import Guide
+    from spurnb.draw.samplers import draw, use_sampler
     pipe, how = load_pipeline(tiny_folder, 'cpu'), dict(steps=4, guidance=1.) if kind == 'plain words' else dict(steps=4)
     if kind == 'euler': use_sampler(pipe, 'euler')
     elif kind != 'plain words': pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)

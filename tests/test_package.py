@@ -9,7 +9,7 @@ root = Path(__file__).resolve().parents[1]
 config = ConfigParser(delimiters='=')
 config.read(root/'settings.ini')
 cfg = config['DEFAULT']
-modules = sorted((root/'spurnb').glob('*.py'))
+modules = sorted((root/'spurnb').rglob('*.py'))
 distribution = {'sklearn': 'scikit-learn', 'PIL': 'pillow', 'yaml': 'pyyaml', 'huggingface_hub': 'huggingface-hub'} # where it is not called what it is imported as
 indirect = {'torchvision': 'timm', 'accelerate': 'diffusers', 'ipywidgets': 'tqdm'} # needed by that package, not imported by ours
 
@@ -44,19 +44,42 @@ def test_requirements_have_lower_bounds_and_no_upper_ones():
     for r in cfg['requirements'].split(): assert re.fullmatch(r'[a-z0-9-]+>=[0-9.]+(,!=[0-9.]+)?', r), r     # one version that does not work may be left out
 
 
-def test_a_module_imports_only_from_lower_numbers():
-    order = {}
-    for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')):
+FLOORS = ('core', 'world', 'data', 'photos', 'encoders prediction', 'features objective', 'audit train', 'evaluate components draw',
+          'report run finetune generate', 'lab', 'pipeline', 'cli')
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()} # flat modules and folders
+
+
+def imported(file):
+    "Modules of ours that `file` imports, within functions too, as 'spurnb.train.lora'."
+    package = ('spurnb', *file.relative_to(root/'spurnb').parent.parts)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import): yield from (a.name for a in node.names if a.name.startswith('spurnb.'))
+        if not isinstance(node, ast.ImportFrom): continue
+        base = '.'.join((*package[:len(package) - node.level + 1], node.module or '')).rstrip('.') if node.level else node.module
+        if base == 'spurnb': yield from (f'spurnb.{a.name}' for a in node.names if a.name != '__version__')
+        elif base.startswith('spurnb.'): yield base
+
+
+@pytest.mark.parametrize('file', modules, ids=lambda f: f.relative_to(root/'spurnb').as_posix())
+def test_a_module_imports_only_from_its_folder_and_lower_floors(file):
+    if file.name in ('__init__.py', '_modidx.py'): return
+    own = file.relative_to(root/'spurnb').with_suffix('').parts[0]
+    for name in imported(file):
+        there = name.split('.')[1]
+        assert there == own or FLOOR[there] < FLOOR[own], f'{own} imports {name}, which is not on a lower floor'
+
+
+def test_every_module_has_its_notebook():
+    "What is exported no more is deleted, and a module lies where its notebook does."
+    exported = {}
+    for nb in sorted((root/'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in nb.parts: continue
         source = ''.join(''.join(c['source']) + '\n' for c in json.loads(nb.read_text())['cells'])
-        if found := re.search(r'^#\|\s*default_exp\s+(\w+)', source, re.M): order[found[1]] = int(nb.name[:2]) # 07a and 07b are parts of 07
-    for file in modules:
-        if file.stem not in order: continue
-        for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.ImportFrom): continue
-            base = (node.module or '') if node.level else (node.module or '').partition('spurnb')[2].lstrip('.')
-            if not node.level and not (node.module or '').startswith('spurnb'): continue
-            for name in [base.partition('.')[0]] if base else [a.name for a in node.names]:
-                if name in order: assert order[name] <= order[file.stem], f'{file.stem} imports {name}'
+        if found := re.search(r'^#\|\s*default_exp\s+([\w.]+)', source, re.M):
+            exported[found[1].replace('.', '/') + '.py'] = re.sub(r'^\d+_', '', nb.relative_to(root/'nbs').with_suffix('.py').as_posix())
+    there = {f.relative_to(root/'spurnb').as_posix() for f in modules if f.name not in ('__init__.py', '_modidx.py')}
+    assert there == set(exported)
+    for module, notebook in exported.items(): assert module == notebook
 
 
 def test_one_version():

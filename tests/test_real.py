@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spurnb.zoo import load_judge, own_judge
+from spurnb.audit.zoo import load_judge, own_judge
 
 MODELS = '''
 import torch, torchvision
@@ -38,7 +38,7 @@ def inside(package, path):
 @pytest.fixture(scope='module')
 def photos():
     "The twenty photographs as a set of pictures, and their labels."
-    from spurnb.folders import Pictures
+    from spurnb.photos.folders import Pictures
     files = sorted(inside('foolbox', 'data').glob('imagenet_*.jpg'))
     assert len(files) == 20
     return Pictures(files), torch.tensor([int(f.stem.split('_')[-1]) for f in files])
@@ -89,7 +89,7 @@ def test_the_audit_end_to_end(home, photos, tmp_path):
     positives = tmp_path/'positives'; positives.mkdir()
     negatives = tmp_path/'negatives'; negatives.mkdir()
     for file, label in zip(pictures.files, labels): ((positives if label == target else negatives)/file.name).write_bytes(file.read_bytes())
-    def audit(*more): return subprocess.run([sys.executable, '-m', 'spurnb.report', str(negatives), '--target', str(target), '--model', 'real_models:mobilenet,real_models:lite,real_models:nothing',
+    def audit(*more): return subprocess.run([sys.executable, '-m', 'spurnb.report.folder', str(negatives), '--target', str(target), '--model', 'real_models:mobilenet,real_models:lite,real_models:nothing',
         '--positives', str(positives), '--out', str(tmp_path/'out'), *more], cwd=home, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(Path(__file__).parents[1])))
     done = audit('--limit', '0.5')
     assert done.returncode == 2 and 'real_models:nothing was left out' in done.stdout, done.stdout + done.stderr
@@ -107,7 +107,7 @@ def test_the_audit_end_to_end(home, photos, tmp_path):
 def test_neural_pca_of_true_features(home, photos, monkeypatch):
     from spurnb.encoders import Encoder
     from spurnb.features import NeuralPCA
-    from spurnb.pictures import feature_picture
+    from spurnb.components.pictures import feature_picture
     monkeypatch.chdir(home)
     pictures, labels = photos
     encoder = Encoder(own_judge('real_models:mobilenet').model, 224, (.485, .456, .406), (.229, .224, .225))

@@ -7,14 +7,14 @@ import pytest
 from made_up import ARMS, JUDGES, made_up_run
 from spurnb.core import UserError, save_png
 from spurnb.data import mini_root
-from spurnb.scenes import reference_scenes
+from spurnb.world.scenes import reference_scenes
 
 weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="the mini world's weights are not there")
 
 
 def audit(*args):
     "Exit code, what was printed, and what went to stderr, of `spurnb_audit`."
-    done = subprocess.run([sys.executable, '-m', 'spurnb.report', *map(str, args)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    done = subprocess.run([sys.executable, '-m', 'spurnb.report.folder', *map(str, args)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
     return done.returncode, done.stdout, done.stderr
 
 
@@ -66,13 +66,13 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def page(run):
-    from spurnb.page import write_report
+    from spurnb.report.page import write_report
     return write_report(run)
 
 
 def test_the_page_stays_small(tmp_path):
     "Five arms of 70 images of 512 pixels: 64 of each are shown, it says so, and the page can be mailed."
-    from spurnb.page import write_report
+    from spurnb.report.page import write_report
     html = write_report(made_up_run(tmp_path/'large', n=70, side=512)).read_text()
     assert len(html) < 6e6 and '64 of 70 images' in html and 'Shown are the first 64 of each arm' in html
 
@@ -80,7 +80,7 @@ def test_the_page_stays_small(tmp_path):
 def test_parquet(run, monkeypatch, tmp_path):
     "With pyarrow the tables come back as they were; without it one sentence says what to install, before anything is written."
     import pandas as pd
-    from spurnb import tables
+    from spurnb.report import tables
     metrics = json.loads((run/'metrics.json').read_text())
     with monkeypatch.context() as without:
         without.setattr(tables, 'find_spec', lambda name: None)
@@ -188,7 +188,7 @@ def test_one_image_by_keyboard(run, page):
 
 def test_names_of_files_stay_in_their_place(tmp_path):
     "A folder's own names, however long or odd, neither run into the answers nor turn the words around them."
-    from spurnb.page import write_report
+    from spurnb.report.page import write_report
     run = made_up_run(tmp_path/'run', n=3)
     metrics = json.loads((run/'metrics.json').read_text())
     for key in ('arms', 'classifiers', 'differences'):
@@ -222,7 +222,7 @@ def test_without_javascript(page):
 
 def test_leaderboard_sorts(run, tmp_path):
     "A press on a heading sorts by that run, another one turns it round; the images of both runs are the same, so there are differences."
-    from spurnb.leaderboard import compare_audits
+    from spurnb.report.leaderboard import compare_audits
     shutil.copytree(run, tmp_path/'again', ignore=shutil.ignore_patterns('images'))
     metrics = json.loads((tmp_path/'again'/'metrics.json').read_text())
     del metrics['classifiers'][JUDGES[0]]

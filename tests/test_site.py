@@ -115,12 +115,12 @@ def test_what_quarto_is_pointed_to_is_there(pages):
 def test_links_and_pictures_of_the_pages(pages):
     folder, found = pages
     site = f'https://{cfg["user"]}.github.io/{cfg["repo"]}/'
-    modules = {c[1] for nb in notebooks.values() for cell in nb['cells'] if (c := re.search(r'^#\| *default_exp (\w+)', source(cell), re.M))}
+    modules = {c[1] for nb in notebooks.values() for cell in nb['cells'] if (c := re.search(r'^#\| *default_exp ([\w.]+)', source(cell), re.M))}
     for name, page in found.items():
         for to in page.links:
             file, _, anchor = unquote(to).partition('#')
             if to.startswith(site):                                                                        # nbdev's links to our own functions
-                assert file.removeprefix(site).removesuffix('.html') in {*modules, '', 'index'}, f'{name}: {to}'
+                assert file.removeprefix(site).removesuffix('.html') in {*(m.replace('.', '/') for m in modules), '', 'index'}, f'{name}: {to}'
             elif file.startswith(f'https://github.com/{home}/blob/'): assert (root/file.split('/blob/')[1].partition('/')[2]).exists(), f'{name}: {to}'
             elif re.match(r'\w+:', to): continue
             else:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from spurnb import stats
+from spurnb.audit import stats
 
 metrics = pytest.importorskip('sklearn.metrics')
 proportion = pytest.importorskip('statsmodels.stats.proportion')

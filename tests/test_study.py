@@ -3,11 +3,11 @@ import json, os, signal, subprocess, sys, time
 
 import pytest
 
-from spurnb.claim import choose_setting, claim_record, load_study
+from spurnb.lab.claim import choose_setting, claim_record, load_study
 from spurnb.core import read_json
 from spurnb.data import mini_record, mini_root
-from spurnb.presets import PRESETS
-from spurnb.study import DEVELOPMENT, HELD_OUT, LOSS, world_hash
+from spurnb.run.settings import PRESETS
+from spurnb.lab.study import DEVELOPMENT, HELD_OUT, LOSS, world_hash
 
 known = pytest.mark.skipif(not (mini_root()/'study.json').exists(), reason='no study lies beside these weights')
 

@@ -6,7 +6,7 @@ import pytest
 
 from spurnb.core import save_png
 from spurnb.data import mini_root
-from spurnb.scenes import CLASSES, reference_scenes
+from spurnb.world.scenes import CLASSES, reference_scenes
 
 weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="the mini world's weights are not there")
 root = str(Path(__file__).resolve().parents[1])
@@ -45,7 +45,7 @@ def hub(tmp_path):
     "A hub on this machine with a timm and a transformers classifier of the mini world's classes; -> environment that leads to it."
     import timm
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
-    from spurnb.zoo import load_judge
+    from spurnb.audit.zoo import load_judge
     folder = tmp_path/'hub'
     timm.models.save_for_hf(load_judge('test_resnet').model, str(folder/'me'/'timm'), model_config=dict(label_names=list(CLASSES)), safe_serialization=True)
     names = dict(enumerate(CLASSES))
@@ -60,7 +60,7 @@ def hub(tmp_path):
 @weights
 def test_judges_from_a_hub(hub, feeders, tmp_path):
     "By the names one would type; one that is not on the hub is left out, the exit code says so, and the others are there."
-    audit = start('-m', 'spurnb.report', feeders, '--judges', 'test_resnet,hf-hub:me/timm,transformers:me/hf,hf-hub:me/nothing', '--out', tmp_path/'out', **hub)
+    audit = start('-m', 'spurnb.report.folder', feeders, '--judges', 'test_resnet,hf-hub:me/timm,transformers:me/hf,hf-hub:me/nothing', '--out', tmp_path/'out', **hub)
     said, complaints = audit.communicate(timeout=600)
     found = json.loads((tmp_path/'out'/'metrics.json').read_text())
     assert audit.returncode == 2, complaints
@@ -72,11 +72,11 @@ def test_judges_from_a_hub(hub, feeders, tmp_path):
 @weights
 def test_two_audits_at_once(feeders, tmp_path):
     "Both write the same cache, of one run folder, and both say what one alone says."
-    runs = [start('-m', 'spurnb.report', feeders, '--judges', 'test_resnet,test_nfnet', '--out', tmp_path/'out') for _ in range(2)]
+    runs = [start('-m', 'spurnb.report.folder', feeders, '--judges', 'test_resnet,test_nfnet', '--out', tmp_path/'out') for _ in range(2)]
     said = [r.communicate(timeout=600) for r in runs]
     assert [r.returncode for r in runs] == [0, 0], said
     assert said[0][0] == said[1][0]
-    alone = start('-m', 'spurnb.report', feeders, '--judges', 'test_resnet,test_nfnet', '--out', tmp_path/'alone')
+    alone = start('-m', 'spurnb.report.folder', feeders, '--judges', 'test_resnet,test_nfnet', '--out', tmp_path/'alone')
     assert alone.communicate(timeout=600)[0].splitlines()[:-1] == said[0][0].splitlines()[:-1]
     assert json.loads((tmp_path/'out'/'metrics.json').read_text()) == json.loads((tmp_path/'alone'/'metrics.json').read_text())
     assert not list((tmp_path/'out').rglob('.part*'))
@@ -86,12 +86,12 @@ def test_two_audits_at_once(feeders, tmp_path):
 def test_two_processes_share_an_audit(feeders, tmp_path):
     "Both really run, each asks for its share, and the files are those that one process writes."
     judges, env = ('--judges', 'test_resnet,test_nfnet'), dict(ACCELERATE_USE_CPU='true')
-    two = start('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, '-m', 'spurnb.report', feeders, *judges, '--out', tmp_path/'two', **env)
+    two = start('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, '-m', 'spurnb.report.folder', feeders, *judges, '--out', tmp_path/'two', **env)
     said, complaints = two.communicate(timeout=900)
     assert two.returncode == 0, complaints
     assert json.loads((tmp_path/'two'/'config.json').read_text())['processes'] == 2
     assert said.count('report: ') == 1 # one speaks for both
-    one = start('-m', 'spurnb.report', feeders, *judges, '--out', tmp_path/'one')
+    one = start('-m', 'spurnb.report.folder', feeders, *judges, '--out', tmp_path/'one')
     def own(text): return [line for line in text.splitlines() if not line.startswith('[Gloo]')][:-1]       # torch before 2.10 has something to say, too
     assert own(one.communicate(timeout=600)[0]) == own(said)
     files = {f.relative_to(tmp_path/'one') for f in (tmp_path/'one').rglob('*') if f.is_file()}
@@ -121,8 +121,8 @@ def test_detector_space_and_lpips_by_option(feeders, tiny_clip, tmp_path, monkey
     import timm, torch
     from spurnb.core import UserError
     from spurnb.data import mini_class_images
-    from spurnb.report import audit_folder
-    from spurnb.zoo import load_judge
+    from spurnb.report.folder import audit_folder
+    from spurnb.audit.zoo import load_judge
     for i, x in enumerate(mini_class_images('hummingbird', 24, 5)): save_png(tmp_path/'birds'/f'{i:02d}.png', x)
     for i, scene in enumerate(reference_scenes('hummingbird', 22, seed=3)): save_png(tmp_path/'refs'/f'{i:02d}.png', scene.draw())
     timm.models.save_for_hf(load_judge('test_resnet').model, str(tmp_path/'mine'), model_config=dict(label_names=list(CLASSES)), safe_serialization=True)
@@ -159,7 +159,7 @@ def test_whatever_lies_in_a_folder(feeders, tmp_path):
     import struct, zlib
     import numpy as np
     from PIL import Image
-    from spurnb.scenes import Scene
+    from spurnb.world.scenes import Scene
     odd, pictures = tmp_path/'odd', [Scene(None, 'feeder', 'red', 'wood', i).draw(96) for i in range(9)]
     odd.mkdir()
     def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
@@ -170,7 +170,7 @@ def test_whatever_lies_in_a_folder(feeders, tmp_path):
     Image.fromarray(np.asarray(pictures[3].convert('L')).astype('uint16')*257).save(odd/'16 bit.png')
     for i, name in enumerate(('Zaunkönig 鳥.png', 'two\nlines.png', '<img src=x onerror=alert(1)>.png', '=1+1,"x".png')): pictures[4+i].save(odd/name)
     pictures[4].save(odd/'again.bmp'); (odd/'cut.jpg').write_bytes(b'\xff\xd8\xff\xe0')
-    run = start('-m', 'spurnb.report', odd, '--judges', 'test_resnet', '--out', tmp_path/'out')
+    run = start('-m', 'spurnb.report.folder', odd, '--judges', 'test_resnet', '--out', tmp_path/'out')
     said, complaints = run.communicate(timeout=600)
     found = json.loads((tmp_path/'out'/'metrics.json').read_text())
     assert run.returncode == 0 and 'Traceback' not in complaints, complaints
@@ -180,13 +180,13 @@ def test_whatever_lies_in_a_folder(feeders, tmp_path):
     assert {'two\nlines.png', 'Zaunkönig 鳥.png', '=1+1,"x".png'} <= set(pd.read_csv(tmp_path/'out'/'scores.csv').file.dropna())
     for f in odd.iterdir():
         if f.name not in ('print.tif', 'notes.txt'): f.unlink()
-    run = start('-m', 'spurnb.report', odd, '--judges', 'test_resnet', '--out', tmp_path/'single')
+    run = start('-m', 'spurnb.report.folder', odd, '--judges', 'test_resnet', '--out', tmp_path/'single')
     complaints = run.communicate(timeout=600)[1]
     single = json.loads((tmp_path/'single'/'metrics.json').read_text())['arms']['images']
     assert run.returncode == 0, complaints
     assert single['spurious_rate']['n'] == 1 and 'two classifiers' in single['kappa']['why'] and single['p_target']['low'] is None
     (odd/'print.tif').unlink()
-    run = start('-m', 'spurnb.report', odd, '--out', tmp_path/'none')
+    run = start('-m', 'spurnb.report.folder', odd, '--out', tmp_path/'none')
     complaints = run.communicate(timeout=600)[1]
     assert run.returncode == 2 and len(complaints.strip().splitlines()) == 1 and 'no images' in complaints and not (tmp_path/'none').exists()
 
@@ -196,7 +196,7 @@ def test_lpips_itself():
     lpips = pytest.importorskip('lpips')
     import numpy as np
     import torch
-    from spurnb.similarity import lpips_diversity, lpips_to
+    from spurnb.audit.similarity import lpips_diversity, lpips_to
     model = lpips.LPIPS(net='alex', pnet_rand=True, verbose=False).eval().requires_grad_(False)
     x = torch.rand(6, 3, 64, 64, generator=torch.manual_seed(0))
     assert lpips_to(model, x[:1].repeat(3, 1, 1, 1), x[:1]) == pytest.approx([0, 0, 0], abs=1e-6)

@@ -6,9 +6,9 @@
 import argparse
 from pathlib import Path
 
-from spurnb.claim import finish_study, load_study
+from spurnb.lab.claim import finish_study, load_study
 from spurnb.core import read_json, write_json
-from spurnb.study import study_jobs
+from spurnb.lab.study import study_jobs
 
 mini = Path(__file__).resolve().parents[1]/'spurnb'/'mini'
 

@@ -1,7 +1,7 @@
 """Run notebooks and keep small, clean outputs: what a reader sees on the site is what the code does today.
 
     python tools/notebooks.py                     all of them, in order
-    python tools/notebooks.py 03_features index   some of them
+    python tools/notebooks.py 03_features train/lora   some of them
     python tools/notebooks.py --slow index        their slow cells too
 
 Cells that nbdev does not test (`#| eval: false`, `slow`, `cuda`, `net`) are not run and keep what they show.
@@ -80,7 +80,7 @@ def refresh(path):
 
 def main():
     os.chdir(root)
-    known = {p.stem: p for p in [*sorted(Path('nbs').glob('*.ipynb')), *sorted(Path('nbs/tutorials').glob('*.ipynb'))]}
+    known = {p.relative_to('nbs').with_suffix('').as_posix(): p for p in sorted(Path('nbs').rglob('*.ipynb')) if not {'_proc', '.ipynb_checkpoints'} & set(p.parts)}
     names = [a for a in sys.argv[1:] if a != '--slow'] or list(known)
     if unknown := [n for n in names if n not in known]: sys.exit(f'no notebook {unknown[0]!r}; there are {", ".join(known)}')
     wrong = [w for n in names if (w := refresh(known[n]))]

@@ -40,7 +40,7 @@ def render():
     text, resources = MarkdownExporter(config=config).from_notebook_node(nb, {'output_files_dir': 'index_files', 'unique_key': 'index'})
     text = re.sub(r'!\[png\]', lambda _: f'![{next(said)}]', text)
     text = re.sub(r'<style.*?</style>\n?', '', text, flags=re.S) # tables of pandas bring a style that GitHub would print
-    text = re.sub(r'\]\(((?:tutorials/)?\w+\.ipynb)', r'](nbs/\1', text)                      # beside each other on the site, in a folder of the repository
+    text = re.sub(r'\]\(((?:\w+/)?\w+\.ipynb)', r'](nbs/\1', text)                      # beside each other on the site, in a folder of the repository
     return re.sub(r'\n\s*\n\s*\n', '\n\n', text).strip() + '\n', resources['outputs']
 
 
