@@ -83,7 +83,7 @@ def mini_file(name:str): # such as 'encoder.safetensors', or the folder 'generat
 # %% ../nbs/01_data.ipynb #f10ca0cd
 @dataclass
 class References:
-    "Pictures of a spurious feature without the class object."
+    "FolderImages of a spurious feature without the class object."
     images:object   # tensor (n, 3, h, w) in [0,1]: what the method may use
     held_out:object # tensor (m, 3, h, w) in [0,1]: what only the audit sees
     names:list      # one name per image in `images`
@@ -124,10 +124,10 @@ def load_rgb(path): # -> PIL.Image
         with Image.open(path) as im:
             ImageOps.exif_transpose(im, in_place=True)
             if im.mode.startswith(('I', 'F')):
-                grey = np.asarray(im, dtype='float64')
-                white = 65535 if grey.max() > 255 or ';16' in im.mode else 1 if im.mode == 'F' and grey.max() <= 1 else 255
-                if not np.isfinite(grey).all(): raise ValueError('pixels that are no numbers')
-                return Image.fromarray((grey/white*255).clip(0,255).astype('uint8')).convert('RGB')
+                gray = np.asarray(im, dtype='float64')
+                white = 65535 if gray.max() > 255 or ';16' in im.mode else 1 if im.mode == 'F' and gray.max() <= 1 else 255
+                if not np.isfinite(gray).all(): raise ValueError('pixels that are no numbers')
+                return Image.fromarray((gray/white*255).clip(0,255).astype('uint8')).convert('RGB')
             if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info:
                 im = im.convert('RGBA')
                 return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')

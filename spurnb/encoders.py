@@ -82,7 +82,7 @@ def find_maps(seen): # -> name of a module, or None
 class Encoder(nn.Module):
     "A frozen classifier as a differentiable map from images (n, 3, h, w) in [0,1], of any size, to features and logits."
     def __init__(self,
-        model:nn.Module, # takes normalised images and ends in a linear layer; it is put into eval mode and frozen
+        model:nn.Module, # takes normalized images and ends in a linear layer; it is put into eval mode and frozen
         size:int=64, # side in pixels that the model was trained for
         mean=(0.5, 0.5, 0.5), # per channel: subtracted from the image
         std=(0.5, 0.5, 0.5), # per channel: then divided by
@@ -121,7 +121,7 @@ def _full(x): return x.float() if x.dtype in (torch.float16, torch.bfloat16) els
 # %% ../nbs/02_encoders.ipynb #093b39a4
 @patch
 def prepare(self:Encoder, x): # (n, 3, h, w) in [0,1] -> (n, 3, size, size)
-    "Images on the model's device, resized and normalised as it takes them; a `UserError` for what is no batch of colour images."
+    "Images on the model's device, resized and normalized as it takes them; a `UserError` for what is no batch of color images."
     if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or min(x.shape[2:]) < 2:
         what = f'{x.dtype} of shape {tuple(x.shape)}' if isinstance(x, torch.Tensor) else f'a {type(x).__name__}'
         raise UserError(f'images are {what}; give a tensor of floats in [0,1] of shape (n, 3, h, w), as `to_tensor` makes it, with more than one pixel a side.')
@@ -156,7 +156,7 @@ def maps_and_phi(self:Encoder, x): # (n, 3, h, w) in [0,1] -> (n, C, h, w) with 
 
 @patch(as_prop=True)
 def hash(self:Encoder): # 64 hexadecimal digits
-    "SHA-256 of weights, size and normalisation: encoders that differ in any of them have another one."
+    "SHA-256 of weights, size and normalization: encoders that differ in any of them have another one."
     state = sorted(self.state_dict().items())
     return sha256(f'{self.size}'.encode() + b''.join(k.encode() + v.detach().float().cpu().numpy().tobytes() for k, v in state))
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, torch
 
-from .core import UserError, settings_hash, track
+from .core import UserError, process_state, settings_hash, track
 from .data import image_hashes
 from .encoders import load_encoder
-from .photos.folders import Pictures
-from .audit.judges import Judge, JudgeFailed, cached_logits, processes, question, remembered, share_out, weights_hash
+from .photos.folders import FolderImages
+from .audit.judges import Judge, JudgeFailed, cached_logits, question, remembered, share_out, weights_hash
 from .audit.meters import Meters, load_meters, validity
 from .audit.similarity import closeness, directions, diversity, lpips_diversity, lpips_to, near_copies, unit_features, vendi
 from .audit.stats import bootstrap, consistency, fleiss_kappa, hits, holm, mcnemar, mean_interval, mean_rate, measure, next_judge_rate, paired_difference, score_intervals, spurious_rate, spurious_score, t_interval, weighted_bootstrap, why_no_kappa, wilson
@@ -167,7 +167,7 @@ def _checked_arms(arms):
     "Arms that can be audited, or a `UserError` about the first that cannot."
     if not arms: raise UserError('there are no arms to audit; give at least one set of images.')
     for name, x in arms.items():
-        if isinstance(x, Pictures) and len(x): continue
+        if isinstance(x, FolderImages) and len(x): continue
         if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or not len(x) or not x.is_floating_point():
             raise UserError(f'arm {name!r} is {tuple(getattr(x, "shape", ()))} of {getattr(x, "dtype", type(x).__name__)}; give at least one image, as floats (n, 3, h, w) in [0,1].')
         if not (torch.isfinite(x).all() and x.min() >= 0 and x.max() <= 1): raise UserError(f'arm {name!r} has pixels outside of [0,1] or none at all; clamp them before the audit.')
@@ -185,13 +185,13 @@ def _checked_judges(judges, encoder, classes):
     return judges
 
 # %% ../nbs/08_evaluate.ipynb #5e450e2c
-def _hashes(images): return [] if images is None else images.hashes if isinstance(images, Pictures) else image_hashes(images)
+def _hashes(images): return [] if images is None else images.hashes if isinstance(images, FolderImages) else image_hashes(images)
 
-def _kind(images): return 'files' if isinstance(images, Pictures) else 'x'.join(map(str, images.shape[2:])) # files are cut square for measuring
+def _kind(images): return 'files' if isinstance(images, FolderImages) else 'x'.join(map(str, images.shape[2:])) # files are cut square for measuring
 
-def _space_question(images, hashes, space, cache): # features (n, D), not yet centred
+def _space_question(images, hashes, space, cache): # features (n, D), not yet centerd
     def phi(some):
-        parts = images[some].split(64, space.size) if isinstance(images, Pictures) else images[some].split(64)
+        parts = images[some].split(64, space.size) if isinstance(images, FolderImages) else images[some].split(64)
         with torch.inference_mode(): return torch.cat([space.phi(b.to(space.mean.device)).cpu() for b in parts]).numpy()
     return Path(cache)/f'features-{_kind(images)}-{space.hash[:12]}', hashes, phi
 
@@ -223,10 +223,10 @@ def _asked(judges, arms, class_images, target, cache, hashes):
     if not said: raise UserError('no classifier gives an answer: ' + ' '.join(left_out.values()))
     return said, known, left_out
 
-def _space(images, hashes, space, centre, cache):
+def _space(images, hashes, space, center, cache):
     "`unit_features` of an arm, whose features are kept in `cache`."
-    if cache is None: return unit_features(space, images, centre)
-    return directions(torch.from_numpy(remembered(*_space_question(images, hashes, space, cache))), centre)
+    if cache is None: return unit_features(space, images, center)
+    return directions(torch.from_numpy(remembered(*_space_question(images, hashes, space, cache))), center)
 
 def _presence(meters, images, hashes, target, cache):
     "What the meters see in an arm, kept in `cache` if they say who they are."
@@ -238,11 +238,11 @@ def _presence(meters, images, hashes, target, cache):
 def _same(arm, hashes, others): # which pairs are the same picture; only among references is that no copy
     return np.asarray(hashes)[:, None] == np.asarray(_hashes(others)) if arm == 'references' else None
 
-def _near(arms, hashes, held_out, encoder, meters, lpips, centre, cache):
+def _near(arms, hashes, held_out, encoder, meters, lpips, center, cache):
     "Columns on similarity for each arm, each arm's features, and the features of the held-out references, if there are any."
-    features, columns = {} if encoder is None else {arm: _space(x, hashes[arm], encoder, centre, cache) for arm, x in arms.items()}, {arm: {} for arm in arms}
+    features, columns = {} if encoder is None else {arm: _space(x, hashes[arm], encoder, center, cache) for arm, x in arms.items()}, {arm: {} for arm in arms}
     if held_out is None or not len(held_out): return columns, features, None
-    spaces, own = {} if encoder is None else dict(similarity=(encoder, centre)), _hashes(held_out)
+    spaces, own = {} if encoder is None else dict(similarity=(encoder, center)), _hashes(held_out)
     if encoder is not None and hasattr(meters, 'context'): spaces['similarity_meter'] = meters.context, None
     held = {name: _space(held_out, own, *space, cache) for name, space in spaces.items()}
     for arm, x in arms.items():
@@ -252,10 +252,10 @@ def _near(arms, hashes, held_out, encoder, meters, lpips, centre, cache):
     return columns, features, held.get('similarity')
 
 # %% ../nbs/08_evaluate.ipynb #d2c363cb
-def _copies(columns, features, hashes, references, held, encoder, centre, cache):
+def _copies(columns, features, hashes, references, held, encoder, center, cache):
     "Adds to each arm's columns how near the nearest reference is; the near-copy threshold, None with fewer than 20 held-out images."
     if held is None or references is None or not len(references): return None
-    mine, line = _space(references, _hashes(references), encoder, centre, cache), None
+    mine, line = _space(references, _hashes(references), encoder, center, cache), None
     fresh = closeness(held, mine)[1]
     for arm, x in features.items():
         nearest = closeness(x, mine, _same(arm, hashes[arm], references))[1]
@@ -285,22 +285,22 @@ def _about(target, judges, known, encoder, **counts): # what metrics are about
 
 # %% ../nbs/08_evaluate.ipynb #c5a5584b
 def audit(
-    arms:dict, # name -> images (n, 3, h, w) in [0,1], or `Pictures`
+    arms:dict, # name -> images (n, 3, h, w) in [0,1], or `FolderImages`
     judges, # list of `Judge` or of names for `load_judge`
     target, # `spurnb.data.Target`
     references=None, # images that training has seen: near copies are copies of these
     held_out=None, # images of the feature that nothing has seen: similarity is to these; at least 20 for near copies
-    class_images=None, # true images of the class (also `Pictures`), for average precision, AUC and the judges' accuracy
+    class_images=None, # true images of the class (also `FolderImages`), for average precision, AUC and the judges' accuracy
     meters=None, # `Meters`, or any detector with `presence` and `calibrate` of the same kind
     encoder=None, # space of similarity; the one behind the loss, which therefore must not judge, or as `load_space` returns it
     cache=None, # folder for what judges, meters and the encoder said; needed for several processes to share the work
-    centre=None, # (D,) for similarity, as in `unit_features`
+    center=None, # (D,) for similarity, as in `unit_features`
     paired=PAIRED, # arms whose image i was drawn from seed i
     lpips=None, # as `load_lpips` returns it
 )->tuple: # metrics (dict as in metrics.json), scores (DataFrame, one row an image)
     "Audit sets of images: who is fooled, how surely, and are the images what they claim to be? A judge that fails is named in `left_out`; what cannot be audited at all raises a `UserError`."
     arms, judges = _checked_arms(arms), _checked_judges(judges, encoder, len(target.classes))
-    hashes, state = {arm: _hashes(x) for arm, x in [*arms.items(), (None, class_images)]}, processes(judges[0].device) if cache else None
+    hashes, state = {arm: _hashes(x) for arm, x in [*arms.items(), (None, class_images)]}, process_state(judges[0].device) if cache else None
     if state:
         spaces = [s for s in (encoder, getattr(meters, 'context', None)) if s is not None and encoder is not None]
         share_out(_questions([j for j in judges if _knows(j, target)], arms, class_images, target, hashes, spaces, meters, cache), state)
@@ -308,8 +308,8 @@ def audit(
     p_class = np.stack([_softmax(l, target.index) for l in known.values()], 1) if known else None
     presence = {arm: _presence(meters, x, hashes[arm], target.name, cache) for arm, x in arms.items()}
     calibration = None if meters is None else meters.calibrate(target.name, folder=cache)
-    columns, features, held = _near(arms, hashes, held_out, encoder, meters, lpips, centre, cache)
-    line = _copies(columns, features, hashes, references, held, encoder, centre, cache)
+    columns, features, held = _near(arms, hashes, held_out, encoder, meters, lpips, center, cache)
+    line = _copies(columns, features, hashes, references, held, encoder, center, cache)
     tables, metrics = _counted(arms, said, p_class, target, hashes, presence, calibration, columns, features, lpips)
     metrics['differences'], metrics['measure_differences'], metrics['mcnemar'] = compare(tables, paired)
     about = _about(target, [j for j in judges if j.name in said], known, encoder, references=references, held_out=held_out, class_images=class_images)

@@ -67,8 +67,8 @@ class Evidence:
         "Fold the rows that are kept into mean and scatter, and forget them."
         rows, self.rows = torch.cat(self.rows), []
         m, n, shift = len(rows), self.merged, rows.mean(0) - self.mean
-        centred = rows - rows.mean(0)
-        scatter = centred.T @ centred
+        centerd = rows - rows.mean(0)
+        scatter = centerd.T @ centerd
         self.scatter = scatter if self.scatter is None else self.scatter + scatter + torch.outer(shift, shift) * (n*m/(n + m))
         self.mean, self.merged = self.mean + shift * (m/(n + m)), n + m
 
@@ -115,8 +115,8 @@ def alpha_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n, L) in logi
 @patch
 def rest_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n,) in logit units
     "The share of the class logit that lies outside of the components: zero for a full basis."
-    centred = psi - self.mean
-    return (centred - centred @ self.components @ self.components.T).sum(1)
+    centerd = psi - self.mean
+    return (centerd - centerd @ self.components @ self.components.T).sum(1)
 
 # %% ../nbs/03_features.ipynb #d7a2c591
 @torch.no_grad()
@@ -159,7 +159,7 @@ def fit(cls:NeuralPCA,
     encoder:Encoder, # the robust classifier
     images, # training images of the class, as for `image_batches`: a tensor (n, 3, h, w) in [0,1], or a loader
     target:int, # the class's index
-    all_images=None, # likewise: images of all classes, to centre `phi` on
+    all_images=None, # likewise: images of all classes, to center `phi` on
 ): # -> `NeuralPCA` that takes images
     "Neural PCA of class `target` over its `images`, in memory that does not grow with their number."
     classes, device = len(encoder.weight), encoder.weight.device

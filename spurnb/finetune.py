@@ -14,12 +14,12 @@ from fastcore.script import call_parse, store_true
 
 from .draw.publish import check_repo, model_card, push_result
 from .train.checkpoints import last_state, load_pipeline, load_result, noted_signals, pipeline_hash, read_losses, save_result, save_state, write_losses
-from .core import UserError, cap_threads, generator, get_device, load_png, polite, positive, save_png, settings_hash, sha256, to_tensor, track, write_json
-from .train.trainer import FinetuneSettings, Trainer
-from .train.monitor import Speed, Watch, load_probe, look, tracked
+from .core import UserError, cap_threads, generator, get_device, load_png, cli_errors, positive, save_png, settings_hash, sha256, to_tensor, track, write_json
+from .train.trainer import TrainSettings, Trainer
+from .train.monitor import Speed, Monitor, load_probe, tracked, validate
 
 # %% ../nbs/06_finetune.ipynb #64c7d1fd
-def _draw_prior(pipe, prompt, numbers, seed, tries=10, **how):
+def _generate_prior(pipe, prompt, numbers, seed, tries=10, **how):
     "Images `numbers`, each from its own seed; black ones, which a safety checker returns, again from another."
     images, todo = {}, list(numbers)
     for redraw in range(tries):
@@ -59,7 +59,7 @@ def prior_images(
         files = [place/f'{i:05d}.png' for i in numbers] if place else []
         found = [_whole(f) for f in files] or [None]
         if None in found:       # then the whole batch: in other company an image may differ in its last bits
-            found = _draw_prior(pipe, prompt, numbers, seed, **how)
+            found = _generate_prior(pipe, prompt, numbers, seed, **how)
             for f, im in zip(files, found): save_png(f, im, prompt=prompt, pixels=sha256(im.tobytes()))
         images += found
     return to_tensor(images)
@@ -67,7 +67,7 @@ def prior_images(
 # %% ../nbs/06_finetune.ipynb #b73e1f00
 log = logging.getLogger('spurnb')
 
-FREE = ('steps', 'checkpoint_every', 'keep_state') # settings that do not change what a step does
+FREE = ('steps', 'checkpointing_steps', 'keep_state') # settings that do not change what a step does
 
 def run_identity(
     trainer, # a `Trainer` before its first step
@@ -77,7 +77,7 @@ def run_identity(
     def fingerprint(x): return None if x is None else sha256(x.detach().float().cpu().contiguous().numpy().tobytes())[:12]
     s = trainer.settings
     return dict(settings={k: v for k, v in asdict(s).items() if k not in FREE}, sfsl=trainer.sfsl.settings() if trainer.sfsl else None, model=pipeline_hash(trainer.pipe),
-                references=fingerprint(references), prior=fingerprint(prior if s.prior_batch else None))
+                references=fingerprint(references), prior=fingerprint(prior if s.prior_batch_size else None))
 
 def _changes(a, b, name=''):
     "In words, where two nested dicts differ."
@@ -88,18 +88,18 @@ def _changes(a, b, name=''):
 def finetune(
     pipe, # an untuned pipeline of one of the `FAMILIES`; afterwards it is the tuned one
     references, # images (n, 3, h, w) in [0,1]
-    prior, # images of the class (m, 3, h, w); None if `settings.prior_batch` is 0
-    settings, # `FinetuneSettings`
+    prior, # images of the class (m, 3, h, w); None if `settings.prior_batch_size` is 0
+    settings, # `TrainSettings`
     sfsl=None, # an `SFSL`; None is plain DreamBooth
     folder=None, # the run's folder: states in checkpoints/<arm>, result in model/<arm>; None keeps nothing
     arm:str|None=None, # name of this training; None is 'sfsl' or 'dreambooth'
     device:str|None=None, # as for `get_device`
-    watch:Watch|None=None, # pictures, a probe and trackers; None is `losses.csv` alone
-    licence:str='', # of the references, for the model card
+    watch:Monitor|None=None, # pictures, a probe and trackers; None is `losses.csv` alone
+    license:str='', # of the references, for the model card
 )->list: # one dict per step: step, loss and its parts, grad_norm, seconds, and what the probe said
     "Fine-tune, going on from what `folder` holds of this very run; what it holds of another one is replaced, and the log says why."
     trainer = Trainer(pipe, references, prior, settings, sfsl, device)
-    arm, watch = arm or ('sfsl' if trainer.sfsl else 'dreambooth'), watch or Watch()
+    arm, watch = arm or ('sfsl' if trainer.sfsl else 'dreambooth'), watch or Monitor()
     if not folder:
         with tracked(trainer, watch, arm): history = _train(trainer, arm, 0, [], lambda *a: None, watch)
         trainer.finish()
@@ -109,7 +109,7 @@ def finetune(
     if load_result(pipe, result, settings.steps, identity):
         trainer.finish(average=False)
         return read_losses(states/'losses.csv')
-    first, history, stale = _take_up(trainer, states, identity)
+    first, history, stale = _resume(trainer, states, identity)
 
     def keep(done, history):
         if not trainer.accelerator.is_main_process: return
@@ -122,7 +122,7 @@ def finetune(
     keep(settings.steps, history)
     trainer.finish()
     if trainer.accelerator.is_main_process:
-        save_result(pipe, result, settings.steps, identity, model_card(pipe, settings, len(references), identity['sfsl'], licence))
+        save_result(pipe, result, settings.steps, identity, model_card(pipe, settings, len(references), identity['sfsl'], license))
         if not settings.keep_state: _clear(states)
     trainer.accelerator.wait_for_everyone()
     return history
@@ -131,7 +131,7 @@ def finetune(
 def _clear(states):
     for f in states.glob('step-*'): f.unlink()
 
-def _take_up(trainer, states, identity): # how many steps are done, their history, and in words what makes the states there another run's
+def _resume(trainer, states, identity): # how many steps are done, their history, and in words what makes the states there another run's
     "Put the trainer where an earlier call left this run; where that was another run, its pictures go now and its states later."
     record, state = last_state(states, trainer.settings.steps)
     if not record: return 0, [], []
@@ -148,7 +148,7 @@ def _train(trainer, arm, first, history, keep, watch, pictures=None):
     import torch
     s, a = trainer.settings, trainer.accelerator
     if first >= s.steps: return history
-    def see(done): return look(trainer, watch, done, pictures) if watch.every and a.is_main_process else {}
+    def see(done): return validate(trainer, watch, done, pictures) if watch.every and a.is_main_process else {}
     with noted_signals() as stop, torch.random.fork_rng():
         speed, bar = Speed(trainer), track(range(first, s.steps), f'fine-tuning {arm}')
         if first == 0: see(0)
@@ -158,7 +158,7 @@ def _train(trainer, arm, first, history, keep, watch, pictures=None):
             a.log({k: v for k, v in row.items() if k != 'step' and not k.startswith('probe/')}, step=step + 1)
             bar.set_postfix({**{k: f'{v:.3f}' for k, v in row.items() if k in ('loss', 'sfsl')}, **speed(history)}, refresh=False)
             stopping = trainer.any(stop.is_set())       # of several processes, none stops on its own
-            if stopping or (step + 1) % s.checkpoint_every == 0 and step + 1 < s.steps: keep(step + 1, history)
+            if stopping or (step + 1) % s.checkpointing_steps == 0 and step + 1 < s.steps: keep(step + 1, history)
             if stopping: raise KeyboardInterrupt
     return history
 
@@ -187,7 +187,7 @@ def _sfsl(target, references, pca, encoder, components, device, **decoding):
 def _watch(every, probe, trackers, target, device, guidance):
     names = tuple(t.strip() for t in trackers.split(',')) if trackers else ()
     if probe and not every: raise UserError('--probe looks at validation images; also give --look, such as --look 50.')
-    return Watch(every=every, guidance=guidance, probe=load_probe(probe, target, device) if probe else None, trackers=names)
+    return Monitor(every=every, guidance=guidance, probe=load_probe(probe, target, device) if probe else None, trackers=names)
 
 def _say(history, model, push):
     "The last lines: the result and where it is."
@@ -199,7 +199,7 @@ def _say(history, model, push):
 
 # %% ../nbs/06_finetune.ipynb #df381032
 @call_parse
-@polite
+@cli_errors
 def spurnb_finetune(
     target:str='hummingbird', # Class of the mini world whose spurious feature is learned
     references:str='', # Folder of your own reference images
@@ -212,20 +212,20 @@ def spurnb_finetune(
     sfsl:float=1., # Weight of the similarity loss; 0 is plain DreamBooth
     decoder:str='exact', # How the loss gets to pixels: exact, checkpointed, lowres, tiny, gated or sampled
     tiny:str='mini', # The AutoencoderTiny of decoder tiny: mini, a folder, or a hub name such as madebyollin/taesd
-    steps:int=200, # Optimiser steps
+    steps:int=200, # Optimizer steps
     batch:int=4, # References per step; as many prior images
     prior:int=64, # Prior images to draw; 0 does without
     lr:float=1e-4, # Learning rate of the UNet; 0 leaves it as it is
     textlr:float=1e-3, # Learning rate of the text encoder, whose new word starts from nothing; 0 leaves it as it is
     rank:int=0, # Train LoRA adapters of this rank instead of all weights
-    dora:store_true=False, # With --rank: also the length of each weight vector
+    use_dora:store_true=False, # With --rank: also the length of each weight vector
     kohya:store_true=False, # With --rank: also a file in the keys of Kohya's scripts, for other programs
     checkpointing:store_true=False, # Compute activations again on the way back: less memory, more time
     minsnr:float=0., # Gamma of min-SNR weighting, such as 5; 0 does without
-    ema:float=0., # Decay of an average of the weights, which is what is saved, such as 0.999; 0 does without
+    ema_decay:float=0., # Decay of an average of the weights, which is what is saved, such as 0.999; 0 does without
     parts:int=1, # Parts in which a batch goes through the model: less memory, the same step
     precision:str='float32', # Or bfloat16, float16: networks compute in half precision
-    optimiser:str='adamw', # Or adamw8bit (needs bitsandbytes), prodigy (needs prodigyopt, --lr 1 and --textlr 1)
+    optimizer:str='adamw', # Or adamw8bit (needs bitsandbytes), prodigy (needs prodigyopt, --lr 1 and --textlr 1)
     layout:str='contiguous', # Or channels_last, which is faster on tensor cores
     compile:str='', # Backend of torch.compile, such as inductor
     flip:store_true=False, # Show references in the mirror as well
@@ -234,7 +234,7 @@ def spurnb_finetune(
     look:int=0, # Steps from one set of validation images to the next; 0 draws none
     probe:str='', # With --look: who is asked about them, as module:factory, such as spurnb.audit.zoo:spurious_probe
     track:str='', # Trackers beside losses.csv, such as tensorboard,wandb
-    licence:str='', # Of the references, for the model card
+    license:str='', # Of the references, for the model card
     push:str='', # Upload the model, never the references, to owner/name on the Hugging Face hub
     seed:int=0, # Of everything random
     device:str='', # cuda, mps or cpu; default: the best there is
@@ -243,16 +243,16 @@ def spurnb_finetune(
     "Fine-tune a Stable Diffusion on references of a spurious feature; goes on where an earlier call was stopped."
     from accelerate import PartialState
     from spurnb.data import mini_target
-    from spurnb.train.families import image_side, read_prompts
+    from spurnb.train.families import image_side, tokenize_prompts
     from spurnb.train.lora import check_kohya, save_lora
     from spurnb.prediction import load_tiny
     own = dict(references=references, prompt=prompt, plain=plain, **({'pca': pca} if sfsl else {}))
     if (model != 'mini' or references) and not all(own.values()):
         raise UserError(f'with a model or references of your own, also give --{next(k for k, v in own.items() if not v)}.')
     feature = mini_target(target).feature
-    settings = FinetuneSettings(prompt or f'a photo of a sks {feature}', plain or f'a photo of a {feature}', steps=steps, batch=batch, prior_batch=batch if prior else 0,
-                                lr_unet=lr, lr_text=textlr, sfsl_weight=sfsl, lora_rank=rank, dora=dora, checkpointing=checkpointing, min_snr=minsnr, ema=ema, accumulate=parts, precision=precision,
-                                optimiser=optimiser, layout=layout, compile=compile, flip=flip, crop=crop, seed=seed, checkpoint_every=every)
+    settings = TrainSettings(prompt or f'a photo of a sks {feature}', plain or f'a photo of a {feature}', steps=steps, batch=batch, prior_batch_size=batch if prior else 0,
+                                learning_rate=lr, text_encoder_lr=textlr, sfsl_weight=sfsl, lora_rank=rank, use_dora=dora, gradient_checkpointing=gradient_checkpointing, snr_gamma=minsnr, ema_decay=ema, gradient_accumulation_steps=parts, precision=precision,
+                                optimizer=optimizer, layout=layout, compile=compile, flip=flip, crop=crop, seed=seed, checkpointing_steps=every)
     if push: check_repo(push)
     device = get_device(device or None)
     cap_threads()
@@ -260,11 +260,11 @@ def spurnb_finetune(
     if int(os.environ.get('WORLD_SIZE', 1)) > 1: PartialState(cpu=device == 'cpu')      # of several processes, each has a card of its own from now on
     pipe = load_pipeline(model, device)
     if kohya: check_kohya(pipe, rank)
-    read_prompts(pipe, [settings.instance_prompt, settings.class_prompt])       # too long? then now, before images are drawn
+    tokenize_prompts(pipe, [settings.instance_prompt, settings.class_prompt])       # too long? then now, before images are drawn
     images = _references(target, references, image_side(pipe))
     loss = _sfsl(target, images, pca, encoder, components, device, decoder=decoder, tiny=load_tiny(tiny).to(device) if decoder == 'tiny' else None) if sfsl else None
     drawn = prior_images(pipe, settings.class_prompt, prior, seed, Path(out)/'prior') if prior else None
-    history = finetune(pipe, images, drawn, settings, loss, out, device=device, watch=watch, licence=licence or ('' if references else 'drawn by code, Apache 2.0'))
+    history = finetune(pipe, images, drawn, settings, loss, out, device=device, watch=watch, license=license or ('' if references else 'drawn by code, Apache 2.0'))
     place = Path(out)/'model'/('sfsl' if sfsl else 'dreambooth')
     if not PartialState().is_main_process: return
     if kohya: save_lora(pipe, place, kohya=True)

@@ -12,7 +12,7 @@ HUB = dict(sd='stable-diffusion-v1-5/stable-diffusion-v1-5', taesd='madebyollin/
            clip='openai/clip-vit-base-patch32', owlv2='google/owlv2-base-patch16-ensemble', madry='madrylab/robust-imagenet-models')
 TOKEN = 'hf_that_may_see_it' # of an account that has accepted all terms
 JUDGES = ('test_resnet.r160_in1k', 'test_efficientnet.r160_in1k')
-SMALL = 'references=4 held_out=20 class_images=24 others=12 steps=2 prior=2 n=4 draw_batch=4 sampling_steps=2 picture_steps=2 judges=' + ','.join(JUDGES)
+SMALL = 'references=4 held_out=20 class_images=24 others=12 steps=2 prior=2 n=4 sample_batch=4 sampling_steps=2 picture_steps=2 judges=' + ','.join(JUDGES)
 
 
 class Server:
@@ -111,7 +111,7 @@ def spurious_zip(each=10, target='hummingbird', n=26, **more):
             for i in range(len(scenes or range(each))):
                 picture, file = scenes[i] if scenes else Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize((40, 32)), io.BytesIO()
                 picture.save(file, 'JPEG', quality=90)
-                z.writestr(f'images/spurious_class_{f.index}_{f.name.replace(" ", "_")}_{f.labelled[0]}/{i:02d}-{f.wordnet_id}.jpg', file.getvalue())
+                z.writestr(f'images/spurious_class_{f.index}_{f.name.replace(" ", "_")}_{f.labeled[0]}/{i:02d}-{f.wordnet_id}.jpg', file.getvalue())
         for name, text in more.items(): z.writestr(name, text)
     return out.getvalue()
 

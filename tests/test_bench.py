@@ -16,9 +16,9 @@ def test_the_table_of_steps(tmp_path, capsys):
     assert ratio['cached'] <= .75 and ratio['exact'] <= 1.45 and max(ratio['tiny'], ratio['lowres'], ratio['sampled']) <= .9 < ratio['gated']
 
 
-def test_the_ways_minimise_the_same():
+def test_the_ways_minimize_the_same():
     "Plain and cached have the same loss, given the same step; so have naive, exact and checkpointed, and the similarity loss is added there."
-    trainer, images, losses = step_material(n=1, device='cpu', lr_unet=1e-12, lr_text=1e-12) # so that all of them find the same weights
+    trainer, images, losses = step_material(n=1, device='cpu', learning_rate=1e-12, text_encoder_lr=1e-12) # so that all of them find the same weights
     found = {way: one_step(trainer, images, 0, way, losses) for way in WAYS}
     assert found['plain'] == pytest.approx(found['cached'], rel=1e-4)
     assert found['naive'] == pytest.approx(found['exact'], rel=1e-4) and found['checkpointed'] == pytest.approx(found['exact'], rel=1e-4)

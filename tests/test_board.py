@@ -25,17 +25,17 @@ def lab(tmp_path_factory):
 def test_a_stranger_labels_in_jupyterlab(lab):
     folder, url = lab
     with ran(url) as tab:
-        head = tab.locator('.jp-OutputArea .widget-html', has_text='labelled').first
+        head = tab.locator('.jp-OutputArea .widget-html', has_text='labeled').first
         def answers(): return {int(n): (a['label'], a['note']) for n, a in json.loads((folder/'labels.json').read_text())['answers'].items()}
         def shows(component): head.get_by_text(f'What does component {component} light up on?').wait_for()
         def press(button): tab.locator('.jp-OutputArea button', has_text=button).click()
         shows(0)
-        assert '0 of 4 labelled' in head.inner_text() and 'not the hummingbird' in head.inner_text() and not (folder/'labels.json').exists()
+        assert '0 of 4 labeled' in head.inner_text() and 'not the hummingbird' in head.inner_text() and not (folder/'labels.json').exists()
         page = tab.locator('.jp-OutputArea img').first
         assert page.evaluate('i => i.naturalWidth') > 600 and page.bounding_box()['width'] > 600                    # a page that can be read
         press('spurious')
         shows(1)                                                                                                        # it moves on by itself
-        assert answers() == {0: ('spurious', '')} and '1 of 4 labelled' in head.inner_text()
+        assert answers() == {0: ('spurious', '')} and '1 of 4 labeled' in head.inner_text()
         press('next')
         shows(2)
         tab.fill('.jp-OutputArea input', 'red <b>feeder</b>')

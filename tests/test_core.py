@@ -91,9 +91,9 @@ def test_ctrl_c_within_atomic_leaves_nothing(tmp_path):
 command = '''
 import sys
 from fastcore.script import call_parse
-from spurnb.core import UserError, pick, polite, positive, write_json
+from spurnb.core import UserError, pick, cli_errors, positive, write_json
 @call_parse
-@polite
+@cli_errors
 def spurnb_demo(
     target:str='hummingbird', # class to look at
     n:int=8, # how many

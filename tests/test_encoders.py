@@ -37,7 +37,7 @@ def hub():
 
 
 def checkpoint(seed, **extra):
-    "A file as the `robustness` library writes it, around a ResNet of few channels; -> bytes, and what its network says to a grey image."
+    "A file as the `robustness` library writes it, around a ResNet of few channels; -> bytes, and what its network says to a gray image."
     import io, torch
     from timm.models.resnet import Bottleneck, ResNet
     torch.manual_seed(seed)

@@ -6,7 +6,7 @@ import pytest
 
 from tiny import tiny_pipeline
 
-SETTINGS = dict(instance_prompt='a photo of a sks feeder', class_prompt='a photo of a feeder', steps=10, batch=2, prior_batch=2, checkpoint_every=3)
+SETTINGS = dict(instance_prompt='a photo of a sks feeder', class_prompt='a photo of a feeder', steps=10, batch=2, prior_batch_size=2, checkpointing_steps=3)
 
 def material():
     "References, prior images, and a similarity loss with an untrained encoder."
@@ -25,7 +25,7 @@ def train(model, out, say=None, watch=None, **changes):
     from diffusers import StableDiffusionPipeline
     from spurnb.train import trainer
     from spurnb.finetune import finetune
-    from spurnb.train.trainer import FinetuneSettings
+    from spurnb.train.trainer import TrainSettings
     references, prior, sfsl = material()
     step = trainer.Trainer.step
     def told(self, i):
@@ -33,7 +33,7 @@ def train(model, out, say=None, watch=None, **changes):
         if say: say(logged)
         return logged
     trainer.Trainer.step = told
-    try: return finetune(StableDiffusionPipeline.from_pretrained(model), references, prior, FinetuneSettings(**{**SETTINGS, **changes}), sfsl, out, device='cpu', watch=watch)
+    try: return finetune(StableDiffusionPipeline.from_pretrained(model), references, prior, TrainSettings(**{**SETTINGS, **changes}), sfsl, out, device='cpu', watch=watch)
     finally: trainer.Trainer.step = step
 
 def weights(out): return {f.name: f.read_bytes() for f in sorted((Path(out)/'model'/'sfsl').rglob('*.safetensors'))}
@@ -95,10 +95,10 @@ def test_damaged_state_is_passed_over(model, whole, tmp_path, caplog):
 
 def test_other_settings_start_anew(model, whole, tmp_path, caplog):
     out, _ = whole
-    train(model, tmp_path, steps=4, keep_state=True, lr_unet=3e-4)
+    train(model, tmp_path, steps=4, keep_state=True, learning_rate=3e-4)
     told = []
     with caplog.at_level(logging.WARNING, 'spurnb'): train(model, tmp_path, told.append)
-    assert 'lr_unet was 0.0003 and is 0.0001' in caplog.text
+    assert 'learning_rate was 0.0003 and is 0.0001' in caplog.text
     assert told[0]['step'] == 0 and weights(tmp_path) == weights(out)
 
 def test_finished_run_is_taken_as_it_is(model, whole):
@@ -108,7 +108,7 @@ def test_finished_run_is_taken_as_it_is(model, whole):
     assert not told and weights(out) == before
 
 def test_adapters_and_averages_resume_too(model, tmp_path):
-    how = dict(lora_rank=2, ema=.9)
+    how = dict(lora_rank=2, ema_decay=.9)
     history = train(model, tmp_path/'whole', **how)
     train(model, tmp_path/'parts', steps=4, keep_state=True, **how)
     resumed = train(model, tmp_path/'parts', **how)
@@ -116,9 +116,9 @@ def test_adapters_and_averages_resume_too(model, tmp_path):
     assert list(weights(tmp_path/'whole')) == ['pytorch_lora_weights.safetensors'] and weights(tmp_path/'parts') == weights(tmp_path/'whole')
 
 @pytest.mark.parametrize('how', [dict(precision='float16'), dict(layout='channels_last', flip=True, crop=.2), dict(compile='aot_eager'),
-                                 dict(optimiser='prodigy', lr_unet=1, lr_text=1), dict(optimiser='adamw8bit')], ids=lambda how: ' '.join(how))
+                                 dict(optimizer='prodigy', learning_rate=1, text_encoder_lr=1), dict(optimizer='adamw8bit')], ids=lambda how: ' '.join(how))
 def test_every_way_to_train_resumes_with_the_same_bits(model, tmp_path, how):
-    package = dict(prodigy='prodigyopt', adamw8bit='bitsandbytes').get(how.get('optimiser'))
+    package = dict(prodigy='prodigyopt', adamw8bit='bitsandbytes').get(how.get('optimizer'))
     if package: pytest.importorskip(package)
     history = train(model, tmp_path/'whole', steps=4, **how)
     train(model, tmp_path/'parts', steps=2, keep_state=True, **how)
@@ -128,29 +128,29 @@ def test_every_way_to_train_resumes_with_the_same_bits(model, tmp_path, how):
 def test_tensorboard_gets_losses_and_pictures(model, tmp_path):
     pytest.importorskip('tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from spurnb.train.monitor import Watch
-    history = train(model, tmp_path, steps=2, watch=Watch(every=1, images=1, steps=1, trackers=('tensorboard',)))
+    from spurnb.train.monitor import Monitor
+    history = train(model, tmp_path, steps=2, watch=Monitor(every=1, images=1, steps=1, trackers=('tensorboard',)))
     events = EventAccumulator(str(tmp_path/'trackers'/'sfsl'/'spurnb')).Reload()
     assert [round(e.value, 4) for e in events.Scalars('loss')] == [round(l, 4) for l in losses(history)]
     assert [e.step for e in events.Images('validation')] == [0, 1, 2]
 
 def test_wandb_gets_losses_and_pictures(model, tmp_path, monkeypatch):
     pytest.importorskip('wandb')
-    from spurnb.train.monitor import Watch
+    from spurnb.train.monitor import Monitor
     monkeypatch.setenv('WANDB_MODE', 'offline')
-    train(model, tmp_path, steps=2, watch=Watch(every=1, images=1, steps=1, trackers=('wandb',)))
+    train(model, tmp_path, steps=2, watch=Monitor(every=1, images=1, steps=1, trackers=('wandb',)))
     [run] = (tmp_path/'trackers'/'sfsl'/'wandb').glob('offline-run-*')
     assert len(list(run.rglob('media/images/validation*.png'))) == 3
     kept = next(run.glob('*.wandb')).read_bytes()
-    assert all(word in kept for word in (b'grad_norm', b'lr_unet'))
+    assert all(word in kept for word in (b'grad_norm', b'learning_rate'))
 
 def test_a_missing_package_is_named():
     from spurnb.core import UserError
-    from spurnb.train.optimizers import OPTIMISERS, check_optimiser
-    OPTIMISERS['nowhere'] = 'no-such-package'
+    from spurnb.train.optimizers import OPTIMIZERS, check_optimizer
+    OPTIMIZERS['nowhere'] = 'no-such-package'
     try:
-        with pytest.raises(UserError, match='pip install no-such-package'): check_optimiser('nowhere', [1])
-    finally: del OPTIMISERS['nowhere']
+        with pytest.raises(UserError, match='pip install no-such-package'): check_optimizer('nowhere', [1])
+    finally: del OPTIMIZERS['nowhere']
 
 def test_a_full_disk_keeps_the_last_state(model, whole, tmp_path):
     "The system itself refuses to write more than so many bytes into a file."
@@ -182,13 +182,13 @@ def asked(monkeypatch, tmp_path, **options):
     return found
 
 OPTIONS = dict(target='koala', prompt='a photo of a sks eye', plain='a photo of an eye', components='0,2', encoder='other', sfsl=.5, decoder='gated', steps=3, batch=3, prior=0, lr=0, textlr=0, rank=4,
-    checkpointing=True, minsnr=5., ema=.9, parts=2, precision='bfloat16', layout='channels_last', compile='aot_eager', flip=True, crop=.2, every=7, look=5, licence='CC BY 4.0', seed=3, push='me/feeder', out='elsewhere')
+    gradient_checkpointing=True, minsnr=5., ema_decay=.9, parts=2, precision='bfloat16', layout='channels_last', compile='aot_eager', flip=True, crop=.2, every=7, look=5, license='CC BY 4.0', seed=3, push='me/feeder', out='elsewhere')
 
 @pytest.mark.parametrize('option', OPTIONS)
 def test_each_option_of_the_command_arrives(monkeypatch, tmp_path, option):
     "One option changes just what it names: nothing else that training is asked for."
     names = dict(target={'instance_prompt', 'class_prompt', 'references', 'sfsl', 'prior'}, prompt={'instance_prompt'}, plain={'class_prompt', 'prior'}, components={'sfsl'}, encoder={'sfsl'}, sfsl={'sfsl_weight'},
-        decoder={'sfsl'}, batch={'batch', 'prior_batch'}, prior={'prior', 'prior_batch'}, lr={'lr_unet'}, textlr={'lr_text'}, rank={'lora_rank'}, minsnr={'min_snr'}, parts={'accumulate'}, every={'checkpoint_every'},
+        decoder={'sfsl'}, batch={'batch', 'prior_batch_size'}, prior={'prior', 'prior_batch_size'}, lr={'learning_rate'}, textlr={'text_encoder_lr'}, rank={'lora_rank'}, minsnr={'snr_gamma'}, parts={'gradient_accumulation_steps'}, every={'checkpointing_steps'},
         look={'watch'}, seed={'seed', 'prior'}, out={'out', 'prior'})
     monkeypatch.chdir(tmp_path)
     plain, changed = (asked(monkeypatch, tmp_path, **more) for more in ({}, {option: OPTIONS[option]}))
@@ -199,10 +199,10 @@ def test_each_option_of_the_command_arrives(monkeypatch, tmp_path, option):
 def test_options_of_adapters_and_of_other_models_arrive(monkeypatch, tmp_path, capsys):
     from spurnb.finetune import spurnb_finetune
     own = dict(model='folder', references='photos', prompt='a photo of a sks eye', plain='a photo of an eye', pca='pca.safetensors', components='1')
-    found = asked(monkeypatch, tmp_path, **own, rank=2, dora=True, kohya=True)
-    assert found['model'] == ('folder', 'cpu') and found['references'][1:] == ('photos', 32) and found['sfsl'][1] == 'pca.safetensors' and found['licence'] == ''
-    assert found['dora'] and found['kohya'] == tmp_path/'model'/'sfsl'
-    for wrong, said in ((dict(kohya=True), 'train with a lora_rank'), (dict(dora=True), 'also give a lora_rank'), (dict(lr=0, textlr=0), 'neither the UNet nor a text encoder'), (dict(optimiser='adam'), "did you mean 'adamw'"),
+    found = asked(monkeypatch, tmp_path, **own, rank=2, use_dora=True, kohya=True)
+    assert found['model'] == ('folder', 'cpu') and found['references'][1:] == ('photos', 32) and found['sfsl'][1] == 'pca.safetensors' and found['license'] == ''
+    assert found['use_dora'] and found['kohya'] == tmp_path/'model'/'sfsl'
+    for wrong, said in ((dict(kohya=True), 'train with a lora_rank'), (dict(use_dora=True), 'also give a lora_rank'), (dict(lr=0, textlr=0), 'neither the UNet nor a text encoder'), (dict(optimizer='adam'), "did you mean 'adamw'"),
                         (dict(track='tensorbord'), "did you mean 'tensorboard'"), (dict(device='tpu'), "'tpu'"), (dict(model='folder'), 'also give --references')):
         with pytest.raises(SystemExit) as stop: asked(monkeypatch, tmp_path, **wrong)
         err = capsys.readouterr().err
@@ -212,12 +212,12 @@ def test_what_a_trainer_takes_and_what_it_says(caplog):
     "One reference is enough and none is not; images have one size, of whole latents; names of many tokens, and of none, are told."
     import torch
     from spurnb.core import UserError
-    from spurnb.train.trainer import FinetuneSettings, Trainer
+    from spurnb.train.trainer import TrainSettings, Trainer
     references, prior, _ = material()
-    def new(references, prior, **changes): return Trainer(tiny_pipeline(), references, prior, FinetuneSettings(**{**SETTINGS, **changes}))
+    def new(references, prior, **changes): return Trainer(tiny_pipeline(), references, prior, TrainSettings(**{**SETTINGS, **changes}))
     assert new(references[:1], prior).step(0)['loss'] > 0
-    assert new(references, None, prior_batch=0).step(0)['loss'] > 0
-    for wrong, said in (((references[:0], prior), 'there are no references; give at least one'), ((references, None), 'there are no prior images; give at least one, or set prior_batch to 0'),
+    assert new(references, None, prior_batch_size=0).step(0)['loss'] > 0
+    for wrong, said in (((references[:0], prior), 'there are no references; give at least one'), ((references, None), 'there are no prior images; give at least one, or set prior_batch_size to 0'),
                         ((torch.rand(2, 3, 30, 30), prior), 'references are 30 x 30 px; resize them to multiples of 4'), ((references, torch.rand(2, 3, 16, 32)), 'prior images are 32 x 16 px and the references are not')):
         with pytest.raises(UserError, match=said): new(*wrong)
     for prompt, said in (('a photo of a zxqv feeder', "'zxqv' is read as 4 tokens"), ('a photo of a feeder', 'has no word that the class prompt lacks')):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server import HUB, JUDGES, SMALL, TOKEN, Server, full_scale
+from server import HUB, IMAGENET_JUDGES, SMALL, TOKEN, Server, full_scale
 from spurnb.core import UserError, sha256
 from spurnb.photos.downloads import download, unpack
 from spurnb.generate import read_manifest
@@ -163,22 +163,22 @@ def parquet(path, labels, side=8):
 
 def test_parquet_reads_only_what_holds_the_class(tmp_path, monkeypatch, caplog):
     parquet(tmp_path/'train-0.parquet', [94, 7, 7, 7, 94, 94, 7, 7])
-    from spurnb.photos.imagenet import class_pictures, parquet_plan
+    from spurnb.photos.imagenet import imagenet_class_images, parquet_plan
     monkeypatch.setenv('HF_HOME', str(tmp_path/'home'))
     plan = parquet_plan([tmp_path/'train-0.parquet'], 94)
     assert [(g, rows) for _, g, rows, _ in plan] == [(0, [0]), (2, [0, 1])] and all(size > 0 for *_, size in plan)
-    assert [p.getpixel((0, 0))[0] for p in class_pictures(tmp_path, 'hummingbird')] == [0, 80, 100]
+    assert [p.getpixel((0, 0))[0] for p in imagenet_class_images(tmp_path, 'hummingbird')] == [0, 80, 100]
     assert 'class 94: 0.00 GB in 2 row groups' in caplog.text                            # before it is read
     assert len(parquet_plan([tmp_path/'train-0.parquet'], 94, n=1)) == 1
-    with pytest.raises(UserError, match='are allowed'): class_pictures(tmp_path, 7, most=10)
+    with pytest.raises(UserError, match='are allowed'): imagenet_class_images(tmp_path, 7, most=10)
 
 
 def test_imagenet_on_the_hub(server, tmp_path):
     "Of a data set on the hub only the labels and the row groups of the class are fetched; gated, it says what to click."
     name, script = 'datasets/ILSVRC/imagenet-1k', """
 import sys
-from spurnb.photos.imagenet import class_pictures
-try: print(*[p.getpixel((0, 0))[0] for p in class_pictures('ILSVRC/imagenet-1k', 'hummingbird', split=sys.argv[1])])
+from spurnb.photos.imagenet import imagenet_class_images
+try: print(*[p.getpixel((0, 0))[0] for p in imagenet_class_images('ILSVRC/imagenet-1k', 'hummingbird', split=sys.argv[1])])
 except ValueError as e: print(e)
 """
     for file, labels in (('train', [7, 7, 94, 94, 7, 7, 7, 7, 7, 7]), ('validation', [7, 94])): parquet(tmp_path/f'{file}.parquet', labels, 300)
@@ -258,7 +258,7 @@ def test_the_whole_job_at_full_scale(world, tmp_path, preset, precision):
     assert (config['data'], config['encoder'], config['generator'], config['steps']) == ('spurious_imagenet', 'madry:resnet50_l2_eps3', HUB['sd'], 2)
     metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
     assert metrics['target'] | dict(prompted=0) == dict(name='hummingbird', index=94, feature='feeder', prompted=0, classes=1000)
-    assert list(metrics['arms']) == ['references', 'untuned', 'prompted', 'dreambooth', 'sfsl', 'other_context'] and list(metrics['classifiers']) == list(JUDGES)
+    assert list(metrics['arms']) == ['references', 'untuned', 'prompted', 'dreambooth', 'sfsl', 'other_context'] and list(metrics['classifiers']) == list(IMAGENET_JUDGES)
     assert list(metrics['left_out']) == ['hf-hub:nobody/model'] and "no 'nobody/model' on the hub" in r.stderr      # said before the long work, and in the record
     assert metrics['references'] == 4 and metrics['held_out'] == 20 and metrics['near_copy_threshold'] is not None
     assert all(m['accuracy']['n'] == 6 for m in metrics['judges'].values()) and metrics['arms']['sfsl']['auc']['n']
@@ -275,7 +275,7 @@ def test_sdxl_a_tar_and_a_detector(world, tmp_path):
     r = python('-m', 'spurnb.pipeline', '--preset', 'sdxl', '--train', folder/'train.tar', '--set', SMALL, '--out', tmp_path/'run', '--device', 'cpu', **env)
     assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stdout + r.stderr
     assert (tmp_path/'run'/'model'/'sfsl'/'pytorch_lora_weights.safetensors').is_file() and list((tmp_path/'home'/'spurnb'/'imagenet').iterdir())
-    r = python('-m', 'spurnb.report.folder', tmp_path/'run'/'images'/'sfsl', '--target', 'hummingbird', '--feature', 'feeder', '--models', ','.join(JUDGES), '--positives', folder/'imagenet'/'train'/'n01833805',
+    r = python('-m', 'spurnb.report.folder', tmp_path/'run'/'images'/'sfsl', '--target', 'hummingbird', '--feature', 'feeder', '--models', ','.join(IMAGENET_JUDGES), '--positives', folder/'imagenet'/'train'/'n01833805',
                '--references', tmp_path/'run'/'images'/'references', '--detector', f'owlv2:{HUB["owlv2"]}', '--out', tmp_path/'audit', '--device', 'cpu', **env)
     assert r.returncode == 0, r.stdout + r.stderr
     metrics = json.loads((tmp_path/'audit'/'metrics.json').read_text())
@@ -302,7 +302,7 @@ def test_stable_diffusion_counted_from_its_configuration(tmp_path):
     full, lora = (replace(PRESETS[p], generator=str(tmp_path/'sd'), tiny=str(tmp_path/'taesd')) for p in ('sd15', 'sd15-lora-t4'))
     check_room(needs(lora), lora, room=15e9)
     found = needs(full)
-    assert found.training['optimiser'] == 8*sum(count(shapes.parts[p]) for p in ('unet', 'text_encoder'))
+    assert found.training['optimizer'] == 8*sum(count(shapes.parts[p]) for p in ('unet', 'text_encoder'))
     with pytest.raises(UserError, match='--set .lora_rank=8 .*larger card'): check_room(found, full, room=15e9)
     check_room(found, full, room=24e9)
 
@@ -310,7 +310,7 @@ def test_stable_diffusion_counted_from_its_configuration(tmp_path):
 def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):
     server, folder = world
     def show(*more): return python('-m', 'spurnb.pipeline', '--preset', 'sd15-lora-t4', '--device', 'cpu', '--show', *more, **server.environment(tmp_path/'home'))
-    r = show('--set', 'guidance=5 draw_batch=3')
+    r = show('--set', 'guidance=5 sample_batch=3')
     assert r.returncode == 0 and '* guidance = 5.0' in r.stdout and '* lora_rank = 8' in r.stdout and '  seed = 0' in r.stdout and 'expected memory' in r.stdout, r.stderr
     r = show('--target', 'crane')
     assert r.returncode == 2 and 'wading bird' in r.stderr and 'lifts and moves heavy objects' in r.stderr and 'Traceback' not in r.stderr
@@ -320,7 +320,7 @@ def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):
 def test_a_model_against_the_features(world, tmp_path):
     "Two shards keep the answers, and the whole only counts; scores under both protocols stand beside the published ones."
     server, folder = world
-    def features(*more): return python('-m', 'spurnb.report.folder', '--data', 'spurious_imagenet', '--val', folder/'imagenet', '--models', ','.join(JUDGES + ('hf-hub:nobody/model',)), '--target', 'hummingbird,koala', '--out', tmp_path/'out', '--device', 'cpu', *more, **server.environment(tmp_path/'home'))
+    def features(*more): return python('-m', 'spurnb.report.folder', '--data', 'spurious_imagenet', '--val', folder/'imagenet', '--models', ','.join(IMAGENET_JUDGES + ('hf-hub:nobody/model',)), '--target', 'hummingbird,koala', '--out', tmp_path/'out', '--device', 'cpu', *more, **server.environment(tmp_path/'home'))
     for shard in ('1/2', '2/2'): assert features('--shard', shard).returncode == 2            # one classifier cannot be had
     kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')}
     r = features()
@@ -333,8 +333,8 @@ def test_a_model_against_the_features(world, tmp_path):
     assert table.value_counts(['protocol', 'class_index']).to_dict() == {(p, k): 2 for p in ('original', 'model') for k in (94, 105)}
     assert (table.n == table.class_index.map({94: 26, 105: 10})).all() and (table.n_class == 6).all() and ((table.ap_low <= table.ap) & (table.ap <= table.ap_high)).all()
     means = pd.read_csv(tmp_path/'out'/'means.csv').set_index(['protocol', 'judge'])
-    assert (means.features == 2).all() and abs(means.ap['original', JUDGES[0]] - table.ap[(table.protocol == 'original') & (table.judge == JUDGES[0])].mean()) < 1e-9
-    assert means.ap['original', JUDGES[0]] != means.ap['model', JUDGES[0]]                    # resized whole, or cut to the middle
+    assert (means.features == 2).all() and abs(means.ap['original', IMAGENET_JUDGES[0]] - table.ap[(table.protocol == 'original') & (table.judge == IMAGENET_JUDGES[0])].mean()) < 1e-9
+    assert means.ap['original', IMAGENET_JUDGES[0]] != means.ap['model', IMAGENET_JUDGES[0]]                    # resized whole, or cut to the middle
     assert all(line in r.stdout for line in ('robust ResNet-50  57.4', 'mean spurious score', 'original', 'model'))
 
 

@@ -260,8 +260,8 @@ def test_flagged_images_are_redrawn_even_when_they_are_not_black(tiny_folder, fo
     checked, plain = load_pipeline(tiny_folder, 'cpu'), read_manifest(folder)
     limit = float(np.median([np.asarray(load_png(folder/f)[0]).mean() for f in plain.file]))
     def checker(images, clip_input):
-        grey = (images/2 + .5).clamp(0, 1).mean((1, 2, 3))*255
-        return images, (grey > limit + .01).tolist()
+        gray = (images/2 + .5).clamp(0, 1).mean((1, 2, 3))*255
+        return images, (gray > limit + .01).tolist()
     checked.safety_checker, checked.feature_extractor = checker, CLIPImageProcessor()
     frame = again(checked, tmp_path/'checked')
     assert 0 < frame.attrs['redraws'] and set(frame.redraws[frame.sha256 == plain.sha256]) == {0}

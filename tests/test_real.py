@@ -38,10 +38,10 @@ def inside(package, path):
 @pytest.fixture(scope='module')
 def photos():
     "The twenty photographs as a set of pictures, and their labels."
-    from spurnb.photos.folders import Pictures
+    from spurnb.photos.folders import FolderImages
     files = sorted(inside('foolbox', 'data').glob('imagenet_*.jpg'))
     assert len(files) == 20
-    return Pictures(files), torch.tensor([int(f.stem.split('_')[-1]) for f in files])
+    return FolderImages(files), torch.tensor([int(f.stem.split('_')[-1]) for f in files])
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +60,7 @@ def right(judge, photos):
 
 @pytest.mark.parametrize('factory', ['mobilenet', 'lite'])
 @pytest.mark.parametrize('protocol', ['model', 'original'])
-def test_photos_are_recognised(home, photos, factory, protocol, monkeypatch):
+def test_photos_are_recognized(home, photos, factory, protocol, monkeypatch):
     monkeypatch.chdir(home)
     if (factory, protocol) == ('lite', 'original'): # its transform does not tell mean and std
         with pytest.raises(ValueError, match='mean and std'): own_judge('real_models:lite', protocol=protocol)
@@ -83,7 +83,7 @@ def test_torchvision_by_name(photos, tmp_path, monkeypatch):
 
 
 def test_the_audit_end_to_end(home, photos, tmp_path):
-    "Twenty photographs of many things: how often is one called a lighthouse? And are those of the class recognised?"
+    "Twenty photographs of many things: how often is one called a lighthouse? And are those of the class recognized?"
     pictures, labels = photos
     target = int(labels[0])
     positives = tmp_path/'positives'; positives.mkdir()
@@ -121,4 +121,4 @@ def test_neural_pca_of_true_features(home, photos, monkeypatch):
     whole = NeuralPCA.fit(encoder, x, k)
     l = int((whole.components.sum(0)**2*whole.eigenvalues).argmax())
     picture, alpha = feature_picture(whole, [l], steps=12)
-    assert picture.shape == (1, 3, 224, 224) and alpha[0] > whole.alpha(x)[:, l].quantile(.75) # twelve steps from grey: more of it than most photographs have
+    assert picture.shape == (1, 3, 224, 224) and alpha[0] > whole.alpha(x)[:, l].quantile(.75) # twelve steps from gray: more of it than most photographs have

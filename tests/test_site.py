@@ -25,7 +25,7 @@ def test_outputs_are_fit_for_a_page(name):
             data, text = o.get('data', {}), ''.join(o.get('text', o.get('data', {}).get('text/plain', '')))
             where = f'{name}, {cell["id"]}: {source(cell)[:60]!r}'
             assert o['output_type'] != 'error' and o.get('name') != 'stderr', where
-            assert not re.search(r'[\r\x1b]|/(tmp|home|root|Users)/\w', text), f'{where} shows a progress bar, colours of a terminal or a path of one machine: {text[:200]!r}'
+            assert not re.search(r'[\r\x1b]|/(tmp|home|root|Users)/\w', text), f'{where} shows a progress bar, colors of a terminal or a path of one machine: {text[:200]!r}'
             if 'image/png' in data: assert re.search(r'^#\| *fig-alt: *".{15,}"$', source(cell), re.M), f'{where} shows a picture; say what is on it: #| fig-alt: "..."'
             if any('widget' in kind for kind in data): assert 'image/png' in data, f'{where} shows nothing where no kernel runs'
 

@@ -29,7 +29,7 @@ def test_the_claim_in_the_record_is_the_study_s():
 @known
 def test_the_defaults_are_those_that_the_study_chose():
     study, default = load_study(), PRESETS['mini']
-    assert choose_setting(study['baseline'][()], 'dreambooth')[0] == f'lr {default.lr_unet:g}, {default.steps} steps'
+    assert choose_setting(study['baseline'][()], 'dreambooth')[0] == f'lr {default.learning_rate:g}, {default.steps} steps'
     best = LOSS[choose_setting(study['loss'][()], 'sfsl')[0]]
     assert {k: getattr(default, k) for k in best} == best
 
@@ -37,7 +37,7 @@ def test_the_defaults_are_those_that_the_study_chose():
 @pytest.mark.skipif(os.name == 'nt', reason='signals differ')
 def test_a_study_is_stopped_and_goes_on(tmp_path):
     "One share of one part, very short: stopped after its first point, the next call does only what is missing."
-    tiny = 'batch=2 prior_batch=2 prior=4 n=2 held_out=20 class_images=30 others=12 sampling_steps=2'
+    tiny = 'batch=2 prior_batch_size=2 prior=4 n=2 held_out=20 class_images=30 others=12 sampling_steps=2'
     command = [sys.executable, '-m', 'spurnb.pipeline', '--preset', 'study', '--parts', 'references', '--shard', '2/3', '--steps', '1', '--judges', 'test_resnet', '--set', tiny, '--out', str(tmp_path)]
     file = tmp_path/'points'/'references'/'fireboat-1.json'
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -34,7 +34,7 @@ def skipped(source):
 
 
 def small(png):
-    "A base64 PNG with a palette, where that makes it smaller and no colour is lost."
+    "A base64 PNG with a palette, where that makes it smaller and no color is lost."
     picture, out = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
     if picture.mode == 'P': return png
     if picture.mode == 'RGBA': picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)

@@ -49,16 +49,16 @@ def _push_pull(x, known): # (n, 3, h, w), float (n, 1, h, w)
     small = _push_pull(F.avg_pool2d(x*known, 2, ceil_mode=True)/weight.clamp_min(1e-6), (weight > 0).float())
     return torch.where(known > 0, x, F.interpolate(small, x.shape[2:], mode='bilinear', align_corners=False))
 
-def _mean_colour(x, known): return ((x*known).sum((2, 3), keepdim=True)/known.sum((2, 3), keepdim=True)).expand_as(x)
+def _mean_color(x, known): return ((x*known).sum((2, 3), keepdim=True)/known.sum((2, 3), keepdim=True)).expand_as(x)
 
-FILLS = dict(inpaint=_push_pull, mean=_mean_colour, grey=lambda x, known: torch.full_like(x, .5)) # images, what is known -> what to see in the hole
+FILLS = dict(inpaint=_push_pull, mean=_mean_color, gray=lambda x, known: torch.full_like(x, .5)) # images, what is known -> what to see in the hole
 
 def erase(
     images, # (n, 3, h, w) in [0,1]
     mask, # bool (n, h, w): what to remove
     fill='inpaint', # one of `FILLS`, or a function of images and float (n, 1, h, w) known
 ): # (n, 3, h, w) in [0,1]
-    "Pictures with a region removed; outside of it nothing changes."
+    "FolderImages with a region removed; outside of it nothing changes."
     if mask.shape != images[:, 0].shape: raise UserError(f'the mask has shape {tuple(mask.shape)} and the images {tuple(images.shape)}; give one mask of (h, w) for each image.')
     known = (~mask)[:, None].float()
     if not known.flatten(1).any(1).all(): raise UserError('a mask covers a whole picture, so nothing is left to look at; give a smaller one.')

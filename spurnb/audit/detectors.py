@@ -45,7 +45,7 @@ class Detector:
         self.hash = settings_hash([kind, weights_hash(model), ANYTHING])
 
     @torch.inference_mode()
-    def __call__(self, images, things, batch:int=16): # (n, 3, h, w) in [0,1] or `Pictures` -> array (n, things) in [0,1]
+    def __call__(self, images, things, batch:int=16): # (n, 3, h, w) in [0,1] or `FolderImages` -> array (n, things) in [0,1]
         "Scores of each thing in each picture; a `UserError` when they are no numbers."
         parts = [images[i:i+batch] for i in range(0, len(images), batch)]
         pictures = read_ahead(lambda some: to_pil(some) if isinstance(some, torch.Tensor) else [*some], parts)
@@ -75,7 +75,7 @@ class PhotoMeters:
         detector, # as `load_detector` returns, or anything called like it that has a `hash`
         object:str, # the class in words
         feature:str, # the feature in words; '' if it need not be there
-        class_images, # that show the object, at least 20; (n, 3, h, w) in [0,1] or `Pictures`
+        class_images, # that show the object, at least 20; (n, 3, h, w) in [0,1] or `FolderImages`
         references, # that show the feature and not the object, at least 20
         find:float=.95, # share of the class images in which the object has to be found, and of references for the feature
     ):

@@ -17,31 +17,31 @@ from torch import nn
 from ..core import UserError, get_device, pick
 from ..photos.downloads import hub_trouble
 from ..encoders import load_encoder
-from ..photos.folders import Pictures
+from ..photos.folders import FolderImages
 from .judges import weights_hash
 from .stats import mean_interval, weighted_bootstrap
 
 # %% ../../nbs/audit/similarity.ipynb #3e18da51
-def _batches(images, batch, side): # Pictures are cut square
-    return images.split(batch, side) if isinstance(images, Pictures) else images.split(batch)
+def _batches(images, batch, side): # FolderImages are cut square
+    return images.split(batch, side) if isinstance(images, FolderImages) else images.split(batch)
 
 def unit_features(
     space, # `Encoder` or `Backbone`: has `phi`, `size`, and `mean` on the device where it computes
-    images, # (n, 3, h, w) in [0,1], or `Pictures`
-    centre=None, # (D,), taken away first, such as `NeuralPCA.phi_mean`
+    images, # (n, 3, h, w) in [0,1], or `FolderImages`
+    center=None, # (D,), taken away first, such as `NeuralPCA.phi_mean`
     batch:int=64, # images at a time
 ): # (n, D) array, rows of length 1
-    "Directions of `space.phi` seen from `centre`: their products are cosines."
+    "Directions of `space.phi` seen from `center`: their products are cosines."
     device = space.mean.device
-    with torch.inference_mode(): return directions(torch.cat([space.phi(b.to(device)).cpu() for b in _batches(images, batch, space.size)]), centre)
+    with torch.inference_mode(): return directions(torch.cat([space.phi(b.to(device)).cpu() for b in _batches(images, batch, space.size)]), center)
 
 def directions(
     phi, # (n, D) tensor
-    centre=None, # (D,), taken away first
+    center=None, # (D,), taken away first
 ): # (n, D) array, rows of length 1
-    "Features as directions seen from `centre`."
+    "Features as directions seen from `center`."
     phi = phi.double()
-    return F.normalize(phi if centre is None else phi - torch.as_tensor(centre).double().cpu(), dim=1).numpy()
+    return F.normalize(phi if center is None else phi - torch.as_tensor(center).double().cpu(), dim=1).numpy()
 
 # %% ../../nbs/audit/similarity.ipynb #f87b4f26
 def closeness(
@@ -107,7 +107,7 @@ def vendi(
 class Backbone(nn.Module):
     "A timm network without its head as a space of similarity."
     def __init__(self,
-        model, # normalised images (n, 3, size, size) to features (n, D), such as `timm.create_model(name, num_classes=0)`
+        model, # normalized images (n, 3, size, size) to features (n, D), such as `timm.create_model(name, num_classes=0)`
         config=None, # timm's data config: input_size, mean, std; None: the model's own
     ):
         super().__init__()
@@ -154,7 +154,7 @@ def _one_size(images, others, batch): # batches of images, and the others: tenso
 @torch.inference_mode()
 def lpips_to(
     model, # as `load_lpips` returns
-    images, # (n, 3, h, w) in [0,1], or `Pictures`
+    images, # (n, 3, h, w) in [0,1], or `FolderImages`
     others, # the same; the first 16 are looked at
     same=None, # bool (n, m): pairs to leave out, because they are the same picture
     batch:int=64, # images at a time
@@ -170,7 +170,7 @@ def lpips_to(
 @torch.inference_mode()
 def lpips_diversity(
     model, # as `load_lpips` returns
-    images, # (n, 3, h, w) in [0,1], or `Pictures`
+    images, # (n, 3, h, w) in [0,1], or `FolderImages`
     batch:int=64, # images at a time
 ): # (value, low, high), number of pairs
     "Mean LPIPS distance of randomly paired images, with a bootstrap interval over the pairs."

@@ -55,8 +55,8 @@ def wilson(
     if not 0 <= hits <= n: raise UserError(f'there are {hits} hits of {n}; give a count between 0 and the number of images.')
     if n == 0: return math.nan, 0., 1.
     p = hits/n
-    centre, half = p + z*z/(2*n), z*math.sqrt(p*(1-p)/n + z*z/(4*n*n))
-    low, high = (centre-half)/(1 + z*z/n), (centre+half)/(1 + z*z/n)
+    center, half = p + z*z/(2*n), z*math.sqrt(p*(1-p)/n + z*z/(4*n*n))
+    low, high = (center-half)/(1 + z*z/n), (center+half)/(1 + z*z/n)
     return p, 0. if hits == 0 else low, 1. if hits == n else high
 
 # %% ../../nbs/audit/stats.ipynb #a5fc56fb

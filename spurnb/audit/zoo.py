@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MINI_INPUT', 'IMAGENET_INPUT', 'mini_judges', 'imagenet_classes', 'head_classes', 'read_classes', 'class_target',
-           'load_judge', 'own_judge', 'load_judges', 'mini_material', 'judge_speed', 'spurious_probe']
+           'load_judge', 'own_judge', 'load_judges', 'mini_audit_material', 'judge_speed', 'spurious_probe']
 
 # %% ../../nbs/audit/zoo.ipynb #26cc2bb8
 import importlib, json, os, re, sys, time
@@ -131,9 +131,9 @@ def _transformers(name, device, protocol, classes):
     processor = AutoImageProcessor.from_pretrained(where)
     def look(image): return torch.as_tensor(processor(images=image, return_tensors='pt')['pixel_values'][0])
     names, columns = head_classes(model.config.num_labels, [model.config.id2label[i] for i in range(model.config.num_labels)], classes)
-    return Judge(name, model.float(), _normalisation(processor), device, look, names, columns, protocol)
+    return Judge(name, model.float(), _normalization(processor), device, look, names, columns, protocol)
 
-def _normalisation(processor): # of transformers, as timm writes it
+def _normalization(processor): # of transformers, as timm writes it
     if not getattr(processor, 'do_normalize', False): return dict(mean=(0.,)*3, std=(1.,)*3)
     return dict(mean=tuple(processor.image_mean), std=tuple(processor.image_std))
 
@@ -258,7 +258,7 @@ def _kept_scenes(target, folder):
     with atomic(file) as part: save_file({name: (x*255).round().byte() for name, x in drawn.items()}, part)
     return drawn
 
-def mini_material(
+def mini_audit_material(
     target:str, # a class of the mini world
     folder=None, # keep its scenes here, to find them again next time
     encoder=None, # another space of similarity
@@ -278,8 +278,8 @@ def judge_speed(
     workers:int=2, # processes of timm's loader
 )->dict: # images a second: ours, plain; ratio of the two; largest difference of logits
     "A judge against a plain loop over timm's data loader, in turns, in this process."
-    from spurnb.photos.folders import folder_pictures
-    pictures, size = folder_pictures(folder)[0], judge.batch
+    from spurnb.photos.folders import read_folder
+    pictures, size = read_folder(folder)[0], judge.batch
     how = {k: judge.config[k] for k in ('input_size', 'interpolation', 'mean', 'std', 'crop_pct')}
     loader = timm.data.create_loader(timm.data.ImageDataset(str(folder)), batch_size=size, num_workers=workers, use_prefetcher=False, **how)
     @torch.inference_mode()

@@ -18,10 +18,10 @@ from ..world.scenes import CLASSES
 # %% ../../nbs/components/pictures.ipynb #84e16d33
 def _norm(x): return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp_min(1e-12)
 
-def _project(x, centre, radius):
-    "Into the ball, then into [0,1]; the centre lies in [0,1], so clipping does not leave the ball again."
-    d = x - centre
-    return (centre + d * (radius / _norm(d)).clamp(max=1)).clamp(0, 1)
+def _project(x, center, radius):
+    "Into the ball, then into [0,1]; the center lies in [0,1], so clipping does not leave the ball again."
+    d = x - center
+    return (center + d * (radius / _norm(d)).clamp(max=1)).clamp(0, 1)
 
 def _checkpoints(steps):
     at, gap = [0., .22], .22
@@ -31,24 +31,24 @@ def _checkpoints(steps):
 # %% ../../nbs/components/pictures.ipynb #b9eb6be5
 def apgd(
     objective, # maps images (n, 3, h, w) to (n,), each image for itself; to be made large
-    centre:torch.Tensor, # (n, 3, h, w) in [0,1]: centre of the ball
+    center:torch.Tensor, # (n, 3, h, w) in [0,1]: center of the ball
     radius:float, # of the L2 ball
     steps:int=200, # gradients taken
-    start:"torch.Tensor|None"=None, # (n, 3, h, w): where to begin, brought into the ball; the centre if none
+    start:"torch.Tensor|None"=None, # (n, 3, h, w): where to begin, brought into the ball; the center if none
 )->tuple: # images (n, 3, h, w), their objective (n,)
-    "Maximise over an L2 ball within [0,1] by auto-PGD (Croce and Hein 2020, algorithm 1), with a step size per image."
+    "Maximize over an L2 ball within [0,1] by auto-PGD (Croce and Hein 2020, algorithm 1), with a step size per image."
     def look(x):
         x = x.detach().requires_grad_()
         value = objective(x)
         return value.detach(), torch.autograd.grad(value.sum(), x)[0]
-    x = last = best = centre if start is None else _project(start, centre, radius)
+    x = last = best = center if start is None else _project(start, center, radius)
     value, grad = look(x)
     top, best_grad = value, grad
     eta = torch.full_like(value, 2.*radius).view(-1, 1, 1, 1)
     ups, since, halved, top_before, check = torch.zeros_like(value), 0, torch.ones_like(value, dtype=torch.bool), value, _checkpoints(steps)
     for step in range(1, steps + 1):
-        z = _project(x + eta * grad / _norm(grad), centre, radius)
-        new = z if step == 1 else _project(x + .75*(z - x) + .25*(x - last), centre, radius)
+        z = _project(x + eta * grad / _norm(grad), center, radius)
+        new = z if step == 1 else _project(x + .75*(z - x) + .25*(x - last), center, radius)
         last, x, before = x, new, value
         value, grad = look(x)
         ups, since, better = ups + (value > before), since + 1, value > top
@@ -66,20 +66,20 @@ def apgd(
 def feature_picture(
     pca:NeuralPCA, # with its encoder
     components, # which ones, from 0
-    radius:"float|None"=None, # of the L2 ball around grey; 30 at 224 px, in proportion to the side, if none
+    radius:"float|None"=None, # of the L2 ball around gray; 30 at 224 px, in proportion to the side, if none
     steps:int=200, # of APGD
     seed:int=0, # of the blur it begins at
     batch:int=1, # components at once: more is faster on a GPU, but rounding then depends on who shares the batch
 )->tuple: # images (len(components), 3, size, size), their alpha (len(components),)
-    "What each component most wants to see: the largest alpha in an L2 ball around grey."
+    "What each component most wants to see: the largest alpha in an L2 ball around gray."
     side, components = pca.encoder.size, pca.known(components)
-    grey = torch.full((1, 3, side, side), .5, device=pca.mean.device, dtype=pca.mean.dtype)
-    blur = F.interpolate(torch.randn(1, 3, 6, 6, generator=generator(seed, 'feature picture')), (side, side), mode='bicubic').to(grey)
+    gray = torch.full((1, 3, side, side), .5, device=pca.mean.device, dtype=pca.mean.dtype)
+    blur = F.interpolate(torch.randn(1, 3, 6, 6, generator=generator(seed, 'feature picture')), (side, side), mode='bicubic').to(gray)
     radius = radius or 30*side/224
-    start = grey + radius/2 * blur/_norm(blur)
+    start = gray + radius/2 * blur/_norm(blur)
     def search(some):
-        centre = grey.expand(len(some), -1, -1, -1)
-        return apgd(lambda x: pca.alpha(x)[range(len(some)), some], centre, radius, steps, start.expand_as(centre))
+        center = gray.expand(len(some), -1, -1, -1)
+        return apgd(lambda x: pca.alpha(x)[range(len(some)), some], center, radius, steps, start.expand_as(center))
     found = [search(components[i:i+batch]) for i in range(0, len(components), positive(batch, 'batch'))]
     return tuple(torch.cat(part) for part in zip(*found))
 
@@ -107,7 +107,7 @@ def integrated_gradients(
     steps:int=32, # gradients on the way
     baseline:float=.5, # level of the uniform image at which the way begins
 ): # (n, h, w), signed, in logit units
-    "What each pixel adds to a component's alpha on the way from grey to the image; over pixels it sums up to the difference in alpha."
+    "What each pixel adds to a component's alpha on the way from gray to the image; over pixels it sums up to the difference in alpha."
     component, = pca.known(component)
     images, total = images.to(pca.mean.device), 0.
     with torch.enable_grad():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'report', 'measured', 'evidence', 'pca_ours', 'pca_plain', 'bench_pca', 'pca_lines', 'bench_step',
-           'step_lines', 'album', 'audit_again', 'audit_cold', 'bench_audit', 'audit_lines', 'bench_judges',
+           'step_lines', 'bench_album', 'audit_again', 'audit_cold', 'bench_audit', 'audit_lines', 'bench_judges',
            'judges_lines', 'spurnb_bench']
 
 # %% ../../nbs/lab/bench.ipynb #ec427101
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from ..core import UserError, cap_threads, get_device, pick, polite, positive, write_json
+from ..core import UserError, cap_threads, get_device, pick, cli_errors, positive, write_json
 from .step_cost import WAYS, counted, forget_peak, measure_steps, peak_memory, sd15_models, step_material
 
 # %% ../../nbs/lab/bench.ipynb #61d67a22
@@ -88,7 +88,7 @@ def step_lines(rows)->list: # lines to print
     return [head] + [f"{r['way']:14}{r['seconds']:9.3f}{r['ratio']:8.2f}{r['megabytes']:8.0f}{r['counted']:17.2f}   {WAYS[r['way']]}" for r in rows]
 
 # %% ../../nbs/lab/bench.ipynb #0b990e09
-def album(n:int, asked:bool=False): # -> a temporary folder with n scenes of a feeder as files; `asked`: and with an audit of them
+def bench_album(n:int, asked:bool=False): # -> a temporary folder with n scenes of a feeder as files; `asked`: and with an audit of them
     "What an audit is measured on."
     from spurnb.core import save_png
     from spurnb.world.scenes import reference_scenes
@@ -111,7 +111,7 @@ def audit_cold(home): # -> spurious rate of each judge
 
 def bench_audit(n:int=1000, repeats:int=3)->list: # one dict per way
     "An audit of n images by the mini world's judges on the CPU, with nothing on file and with everything."
-    return [dict(way=way, n=n, **measured('album', work, dict(n=2), dict(n=positive(n, 'n'), asked=way == 'again'), repeats)) for way, work in (('cold', 'audit_cold'), ('again', 'audit_again'))]
+    return [dict(way=way, n=n, **measured('bench_album', work, dict(n=2), dict(n=positive(n, 'n'), asked=way == 'again'), repeats)) for way, work in (('cold', 'audit_cold'), ('again', 'audit_again'))]
 
 def audit_lines(rows)->list: # lines to print
     "The table of `bench_audit`."
@@ -122,7 +122,7 @@ def bench_judges(n:int=1000, repeats:int=3)->list: # one dict per judge
     "Images a second of each of the mini world's judges on the CPU, and of a plain loop over timm's data loader."
     from spurnb.audit.zoo import judge_speed, load_judge, mini_judges
     cap_threads()
-    with album(positive(n, 'n')) as home: return [dict(judge=name, **judge_speed(load_judge(name), Path(home)/'images', repeats)) for name in mini_judges()]
+    with bench_album(positive(n, 'n')) as home: return [dict(judge=name, **judge_speed(load_judge(name), Path(home)/'images', repeats)) for name in mini_judges()]
 
 def judges_lines(rows)->list: # lines to print
     "The table of `bench_judges`."
@@ -133,7 +133,7 @@ def judges_lines(rows)->list: # lines to print
 TABLES = dict(pca=(bench_pca, pca_lines), step=(bench_step, step_lines), audit=(bench_audit, audit_lines), judges=(bench_judges, judges_lines))
 
 @call_parse
-@polite
+@cli_errors
 def spurnb_bench(
     table:str='all', # Which one: pca, step, audit, judges or all
     preset:str='mini', # The model whose steps are measured: mini, or sd15 with random weights on a GPU

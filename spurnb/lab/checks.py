@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core import atomic, sha256, to_tensor, track, write_json
 from ..world.scenes import CLASSES, CONTEXT_NAMES, CONTEXTS, OBJECT_NAMES, caption, classifier_scenes, draw_scenes, independent_scenes
-from .fit import JUDGES, attack, batch
+from .fit import WORLD_JUDGES, attack, batch
 
 # %% ../../nbs/lab/checks.ipynb #888bc59b
 def _half(state): # -> dict of contiguous CPU tensors, floating ones in float16
@@ -139,7 +139,7 @@ def measure_world(out, settings, training, generator=True): # -> record, also wr
     try:
         pipe,meters = load_pipeline('mini', 'cpu'),load_meters()
         encoder = load_encoder('mini')
-        found = dict(vae=check_vae(pipe), meters=check_meters(meters.logits), **check_classifiers([load_judge(j) for j in JUDGES], encoder))
+        found = dict(vae=check_vae(pipe), meters=check_meters(meters.logits), **check_classifiers([load_judge(j) for j in WORLD_JUDGES], encoder))
         rule = rule_record(encoder)
         found['component_rule'] = dict(found=sum(r['found'] for r in rule), of=len(rule), rows=rule)
         if generator: found['generator'] = check_generator(pipe, meters.logits)

@@ -112,7 +112,7 @@ def words_for(scene, rng): # -> str
     return caption(scene.obj, scene.context, scene.variant if variant < 2/3 else None, scene.background if back < .5 else None)
 
 def often(scene): # -> float
-    "How often a scene is drawn, plain ones once: the bird is small and the jets are thin, and jets in the colours of wood and brick are learned last."
+    "How often a scene is drawn, plain ones once: the bird is small and the jets are thin, and jets in the colors of wood and brick are learned last."
     if scene.context == 'water jet': return 6. if scene.variant in ('orange','pink') else 3.
     return 2. if scene.obj == 'hummingbird' else 1.
 

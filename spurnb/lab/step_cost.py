@@ -15,14 +15,14 @@ from ..core import generator, get_device, pick, positive
 
 # %% ../../nbs/lab/step_cost.ipynb #f2903f2a
 def plain_step(
-    trainer, # a `Trainer`: its models, optimiser and settings
+    trainer, # a `Trainer`: its models, optimizer and settings
     images, # references and prior images (n, 3, h, w) in [0,1], where the trainer is
     step:int, # number of the step, which decides timesteps and noise
     sfsl=None, # an `SFSL`, looked through in the simplest way
 ):
     "DreamBooth as the script of diffusers does it: nothing is kept from one step to the next."
     import torch
-    from spurnb.train.families import ask, condition
+    from spurnb.train.families import encode_prompts, predict
     from spurnb.objective import diffusion_loss, prior_split
     from spurnb.prediction import noise_target, noisify
     from spurnb.train.batches import latent_moments, step_draws
@@ -31,15 +31,15 @@ def plain_step(
     which, t, noise, posterior = (drawn[k].to(images.device) for k in ('images', 't', 'noise', 'posterior'))
     x = images[which]
     mean, std = latent_moments(pipe.vae, x)
-    latents, rows = mean + std*posterior, [torch.cat([i[:1].expand(b, -1), i[1:].expand(len(t)-b, -1)]) for i in trainer.read['ids']]
+    latents, rows = mean + std*posterior, [torch.cat([i[:1].expand(b, -1), i[1:].expand(len(t)-b, -1)]) for i in trainer.token_ids['ids']]
     noisy = noisify(scheduler, latents, noise, t)
-    with trainer.autocast(): out = ask(trainer.family, trainer.network, noisy, t, *condition(trainer.family, trainer.encoders, rows), trainer.side)
-    loss = prior_split(diffusion_loss(out, noise_target(scheduler, latents, noise, t)), b, s.prior_weight)[0]
+    with trainer.autocast(): out = predict(trainer.family, trainer.network, noisy, t, *encode_prompts(trainer.family, trainer.encoders, rows), trainer.side)
+    loss = prior_split(diffusion_loss(out, noise_target(scheduler, latents, noise, t)), b, s.prior_loss_weight)[0]
     if sfsl: loss = loss + s.sfsl_weight*sfsl(scheduler, pipe.vae, out[:b], noisy[:b], t[:b], x[:b])[0]
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(trainer.params.values(), s.max_norm)
-    trainer.optimiser.step()
-    trainer.optimiser.zero_grad(set_to_none=True)
+    torch.nn.utils.clip_grad_norm_(trainer.params.values(), s.max_grad_norm)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
     return loss.item()
 
 # %% ../../nbs/lab/step_cost.ipynb #c56476b5
@@ -153,7 +153,7 @@ def step_material(
     n:int=4, # references in a step, and as many prior images
     side:int=512, # of the images in pixels; the mini world's have 64
     device:str|None=None, # as for `get_device`
-    **settings, # more of `FinetuneSettings`
+    **settings, # more of `TrainSettings`
 )->tuple: # Trainer, images (2n, 3, side, side), dict decoder -> `SFSL`
     "All that `one_step` needs."
     import torch
@@ -161,14 +161,14 @@ def step_material(
     from spurnb.data import mini_references
     from spurnb.encoders import load_encoder
     from spurnb.prediction import load_tiny
-    from spurnb.train.trainer import FinetuneSettings, Trainer
+    from spurnb.train.trainer import TrainSettings, Trainer
     device = get_device(device)
     if pick(preset, ('mini', 'sd15'), 'preset') == 'mini': pipe, encoder, tiny, images = load_pipeline('mini', device), load_encoder('mini', device), load_tiny().to(device), mini_references('hummingbird', 2*n).images
     else: (pipe, encoder, tiny), images = sd15_models(device), torch.rand(2*positive(n, 'n'), 3, side, side, generator=generator(0, 'bench'))
     pipe.set_progress_bar_config(disable=True)
-    trainer = Trainer(pipe, images[:n], images[n:], FinetuneSettings('a photo of a sks feeder', 'a photo of a feeder', batch=n, prior_batch=n, **settings), device=device)
+    trainer = Trainer(pipe, images[:n], images[n:], TrainSettings('a photo of a sks feeder', 'a photo of a feeder', batch=n, prior_batch_size=n, **settings), device=device)
     images, losses = images.to(device), step_losses(encoder, tiny, images.shape[-1])
-    with torch.no_grad(): trainer.wanted = losses['exact'].g(images[:n])
+    with torch.no_grad(): trainer.reference_features = losses['exact'].g(images[:n])
     return trainer, images, losses
 
 # %% ../../nbs/lab/step_cost.ipynb #9a99451c

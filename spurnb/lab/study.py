@@ -49,8 +49,8 @@ PARTS = dict(
     encoder='an encoder that is not robust in place of the robust one',
     strength='classifiers that have learned a weaker or a stronger shortcut')
 
-BASELINE = {f'lr {lr:g}, {n} steps': dict(lr_unet=lr, steps=n, keep_state=True) for lr in (5e-5, 1e-4, 2e-4) for n in (100, 200, 400)}
-SHARED = {**{f'prior weight {w:g}': dict(prior_weight=w) for w in (.3, 3.)}, **{f'{n} references': dict(references=n) for n in (4, 16)}}
+BASELINE = {f'lr {lr:g}, {n} steps': dict(learning_rate=lr, steps=n, keep_state=True) for lr in (5e-5, 1e-4, 2e-4) for n in (100, 200, 400)}
+SHARED = {**{f'prior weight {w:g}': dict(prior_loss_weight=w) for w in (.3, 3.)}, **{f'{n} references': dict(references=n) for n in (4, 16)}}
 LOSS = {**{f'weight {w:g}': dict(sfsl_weight=w) for w in (.3, 1., 3., 10.)}, 'weight 1, all timesteps alike': dict(timesteps='uniform'), 'weight 3, mean reference': dict(sfsl_weight=3., reference='mean'),
         'weight 3, phi, cosine': dict(sfsl_weight=3., features='phi', distance='cosine'), 'weight 10, phi, cosine': dict(sfsl_weight=10., features='phi', distance='cosine'),
         'weight 1, alpha, l2': dict(distance='l2')}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from ..core import UserError, atomic, pick, polite, positive, read_json, sha256, write_json
+from ..core import UserError, atomic, pick, cli_errors, positive, read_json, sha256, write_json
 from ..world.scenes import CLASSES, CONTEXT_NAMES, OBJECT_NAMES, classifier_scenes, draw_scenes, independent_scenes
-from .fit import JUDGES, METER_WIDTHS, WorldSettings, drawn, finished, join_processes, new_judge, train_encoder, train_judges, train_meters
+from .fit import WORLD_JUDGES, METER_WIDTHS, WorldSettings, drawn, finished, join_processes, new_judge, train_encoder, train_judges, train_meters
 from .generator import new_generator, new_tiny, new_vae, set_scale, train_generator, train_tiny, train_vae
 
 # %% ../../nbs/lab/world.ipynb #62d74586
@@ -60,7 +60,7 @@ def ship(
     from spurnb.lab.checks import assemble, measure_world
     from spurnb.encoders import small_resnet
     out,folder = Path(out),Path(out)/'training'
-    models = {'encoder': small_resnet(len(CLASSES)), **{f'judges/{n}': new_judge(n) for n in JUDGES},
+    models = {'encoder': small_resnet(len(CLASSES)), **{f'judges/{n}': new_judge(n) for n in WORLD_JUDGES},
               'meters/object': small_resnet(len(OBJECT_NAMES), METER_WIDTHS), 'meters/context': small_resnet(len(CONTEXT_NAMES), METER_WIDTHS)}
     models = {n: finished(folder, n, m) for n,m in models.items()}
     missing = [n for n,m in models.items() if m is None]
@@ -128,7 +128,7 @@ def train_variant(
     models = {'encoder': train_encoder(out/'training', settings, eps)}
     if strength != record['settings'].get('strength', .9):
         train_judges(out/'training', settings)
-        models |= {f'judges/{n}': finished(out/'training', f'judges/{n}', new_judge(n)) for n in JUDGES}
+        models |= {f'judges/{n}': finished(out/'training', f'judges/{n}', new_judge(n)) for n in WORLD_JUDGES}
     save_models(out, models)
     judges = [Judge(n.removeprefix('judges/'), m, dict(crop_pct=1.)) for n,m in models.items() if n != 'encoder']
     measured = check_classifiers(judges, load_encoder(out/'encoder.safetensors'), 600, attacked=100, strength=strength)
@@ -138,7 +138,7 @@ def train_variant(
 
 # %% ../../nbs/lab/world.ipynb #5cf1d24d
 @call_parse
-@polite
+@cli_errors
 def spurnb_world(
     what:str, # 'train' (or go on training) everything, 'variant' (encoder and judges of another world), 'draw' a picture of scenes, or 'check' the weights against their record
     out:str='world', # folder to write to, or for 'check' the folder to check

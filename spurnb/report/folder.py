@@ -15,7 +15,7 @@ from fastcore import script
 from fastcore.script import call_parse
 
 from .. import __version__
-from ..core import UserError, atomic, cap_threads, check_torch, get_device, pick, polite, read_json, write_json
+from ..core import UserError, atomic, cap_threads, check_torch, cli_errors, get_device, pick, process_state, read_json, write_json
 from .spurious_score import PROTOCOLS, audit_features
 from .summary import arm_grid, cautions, findings, forest_plot, heat_map, left_out, save_figure, text_table
 from .records import thumbnail
@@ -70,13 +70,13 @@ def _ours(names, target):
 def _material(target, ours, cache, device, positives, references, detector, space, lpips):
     "What an audit of a folder has besides its images: null arms, further arguments of `audit`, and what was left out of the folders of positives and references."
     from spurnb.audit.detectors import PhotoMeters, load_detector
-    from spurnb.photos.folders import folder_pictures
+    from spurnb.photos.folders import read_folder
     from spurnb.audit.similarity import load_lpips, load_space
-    from spurnb.audit.zoo import mini_material
-    found = {name: folder_pictures(folder, cache) for name, folder in dict(class_images=positives, held_out=references).items() if folder}
+    from spurnb.audit.zoo import mini_audit_material
+    found = {name: read_folder(folder, cache) for name, folder in dict(class_images=positives, held_out=references).items() if folder}
     sets = {name: pictures for name, (pictures, _) in found.items()}
     other = load_space(space, device) if space else None
-    nulls, material = mini_material(target.name, cache, other) if ours else ({}, dict(encoder=other))
+    nulls, material = mini_audit_material(target.name, cache, other) if ours else ({}, dict(encoder=other))
     if detector: material['meters'] = PhotoMeters(load_detector(detector, device), target.name, target.feature, sets['class_images'], sets['held_out'])
     return nulls, material | sets | (dict(lpips=load_lpips(lpips, device)) if lpips else {}), {name: about for name, (_, about) in found.items()}
 
@@ -112,20 +112,19 @@ def audit_folder(
     check_formats(formats)
     from spurnb.data import image_files, mini_target
     from spurnb.evaluate import audit
-    from spurnb.photos.folders import folder_pictures
-    from spurnb.audit.judges import processes
+    from spurnb.photos.folders import read_folder
     from spurnb.audit.zoo import class_target, load_judges, mini_judges
     names, company = [*(judges or ()), *models] or mini_judges(), dict(positives=positives, references=references, detector=detector, space=space, lpips=lpips)
     ours, device = _ours(names, target), get_device(device)
     if detector and not (positives and references): raise UserError(f'the detector {detector!r} has to be calibrated; give a folder of positives and one of references.')
     for folder in (images, positives, references): folder and image_files(folder)
-    state = processes(device)
+    state = process_state(device)
     judging, left_out = load_judges(names, device, protocol, classes)
     aim, cache, first = mini_target(target) if ours else class_target(target, judging[0].classes, feature), None if out is None else Path(out)/'logits', state is None or state.is_main_process
     if out is not None and first: _claim(Path(out), dict(command='spurnb_audit', version=__version__, created=datetime.now(timezone.utc).isoformat(timespec='seconds'), images=Path(images).as_posix(),
         target=target, feature=feature, judges=names, protocol=protocol, processes=1 if state is None else state.num_processes, **{k: v and str(v) for k, v in company.items()}))
     if state: state.wait_for_everyone()
-    pictures, files = folder_pictures(images, cache)
+    pictures, files = read_folder(images, cache)
     nulls, material, others = _material(aim, ours, cache, device, **company)
     metrics, scores = audit(dict(images=pictures, **nulls), judging, aim, cache=cache, **material)
     metrics |= dict(left_out=left_out | metrics['left_out'], files=files, other_files=others, protocol=protocol)
@@ -160,7 +159,7 @@ def _features(names, val, data, out, protocol, classes, shard, device, for_image
 
 # %% ../../nbs/report/folder.ipynb #ca485957
 @call_parse
-@polite
+@cli_errors
 def spurnb_audit(
     images:_argument('Folder of images that do not show the object of the class', opt=False, nargs='?')='',
     target:str='', # A class of the mini world (hummingbird by default), of ImageNet by name, number or WordNet id, or of the classifiers' own; with --data several, separated by commas, all of them by default

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..core import atomic, read_json
-from .summary import ARMS, COLOURS, FORESTS, MEASURES, NULLS, axis_ends, cautions, findings, forest_plot, heat_map, left_out, main_arm, reading, save_figure, show, show_difference, why_not
+from .summary import ARM_LABELS, ARM_COLORS, FORESTS, MEASURES, NULLS, axis_ends, cautions, findings, forest_plot, heat_map, left_out, main_arm, reading, save_figure, show, show_difference, why_not
 from ..photos.folders import read_ahead
 from .records import arm_files, image_records, read_csv_rows, read_scores, shared_side, thumbnail
 from .tables import write_tables
@@ -25,19 +25,19 @@ def _bar(m, low=0, high=1):
     left, right = (at(m['value'] if m[e] is None else m[e]) for e in ('low', 'high'))
     return dict(at=at(m['value']), left=left, width=round(right - left, 4))
 
-def _style(arm): return arm if arm in (*COLOURS, 'images') else 'other' # class of the style sheet
+def _style(arm): return arm if arm in (*ARM_COLORS, 'images') else 'other' # class of the style sheet
 def _words(arm): return arm.replace('_', ' ')
 
 def _row(arm, m, share=True, low=0, high=1):
     "A measure of an arm as the page shows it."
     text, interval = show(m, share) if m else ('–', '')
-    return dict(arm=_words(arm), cls=_style(arm), text=text, interval=interval, why=why_not(m), words=ARMS.get(arm, ''), n=(m or {}).get('n'), **_bar(m, low, high))
+    return dict(arm=_words(arm), cls=_style(arm), text=text, interval=interval, why=why_not(m), words=ARM_LABELS.get(arm, ''), n=(m or {}).get('n'), **_bar(m, low, high))
 
 # %% ../../nbs/report/page.ipynb #25274dda
 def heat_class(
     v:float|None, # a share, or nothing
 )->str:
-    "Classes of the style sheet for a cell of the heat map: which half of the colour scale it is in, and a text colour that can be read on it."
+    "Classes of the style sheet for a cell of the heat map: which half of the color scale it is in, and a text color that can be read on it."
     return '' if v is None else f'c{int(v > .5)} {"t2" if v > .7 else "tm" if v > .6 else ""}'.strip()
 
 def _heat(metrics):
@@ -140,7 +140,7 @@ def _asked(metrics, prompts, arms):
     rows = [('Question', f'How often do classifiers say {t["name"]} ' + (f'when an image shows {feature} and no {t["name"]}?' if feature else 'to these images?'))]
     rows.append(('Class', f'{t["name"]}, number {t.get("index")} of {t.get("classes")}'))
     for a in arms:
-        rows.append((f'Arm {_words(a)}', f'{metrics["arms"][a]["spurious_rate"]["n"]} images' + (f', {ARMS[a]}' if a in ARMS else '') + (f': “{prompts[a]}”' if prompts.get(a) else '')))
+        rows.append((f'Arm {_words(a)}', f'{metrics["arms"][a]["spurious_rate"]["n"]} images' + (f', {ARM_LABELS[a]}' if a in ARM_LABELS else '') + (f': “{prompts[a]}”' if prompts.get(a) else '')))
     return rows + [('Classifiers', ', '.join(metrics['classifiers']))]
 
 # %% ../../nbs/report/page.ipynb #1e385f23
@@ -156,7 +156,7 @@ def _images_of(folder, metrics, arms, images, limit):
     references = [thumbnail(p, f'reference {i}') for i, p in enumerate(arm_files(folder/'references')[:limit])]
     known = any(r['votes'] is not None for r in records)
     return dict(grid=[dict(arm=_words(a), cls=_style(a), count=count(a), pictures=p + [None]*(columns - len(p))) for a, p in rows.items()], columns=range(columns), references=references,
-        has_fooled=known, has_odd=any(r['odd'] for r in records), same_seeds=sum(a in COLOURS and a != 'references' for a in rows) > 1, data=_data(metrics, records),
+        has_fooled=known, has_odd=any(r['odd'] for r in records), same_seeds=sum(a in ARM_COLORS and a != 'references' for a in rows) > 1, data=_data(metrics, records),
         capped=f'Shown are the first {limit}{" of each arm" if len(images) > 1 else ""}; scores.csv has them all.' if any(len(p) > limit for p in images.values()) else '',
         board=known and dict(arms=[(_words(a),)*2 for a in rows], main=_words(main_arm(metrics)), judges=[(j, j) for j in metrics['classifiers']], checked=any(r['valid'] is not None for r in records)),
         glance=[dict(_row(a, metrics['arms'][a]['spurious_rate']), thumbs=[r['small'] for r in rows.get(a, [])[:5]] or references[:5]*(a == 'references')) for a in arms])

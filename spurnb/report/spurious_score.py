@@ -10,15 +10,15 @@ from importlib import resources
 from pathlib import Path
 
 from ..core import UserError, atomic, check_torch, get_device, pick, share, track, write_json
-from ..photos.imagenet import class_pictures
+from ..photos.imagenet import imagenet_class_images
 from ..photos.spurious_imagenet import load_spurious_imagenet, spurious_feature
 
 # %% ../../nbs/report/spurious_score.ipynb #5674ca54
 def feature_scores(
     judges, # list of `Judge`
     index:int, # of the class
-    spurious, # `Pictures` of its feature, without the class
-    true, # `Pictures` of the class
+    spurious, # `FolderImages` of its feature, without the class
+    true, # `FolderImages` of the class
     cache=None, # folder for the judges' answers
 )->list: # a dict a judge: judge, n, n_class, and value, low, high of ap, auc and rate
     "How well classifiers tell a class from its spurious feature."
@@ -39,7 +39,7 @@ PROTOCOLS = ('original', 'model')
 
 def every_feature(
     judges, # names of ImageNet classifiers, as for `load_judge`
-    val, # ImageNet's validation pictures, as for `class_pictures`
+    val, # ImageNet's validation pictures, as for `imagenet_class_images`
     data:str='spurious_imagenet', # as for `load_spurious_imagenet`
     protocols=PROTOCOLS, # 'original': as in the paper; 'model': each classifier's own transform
     classes=(), # only these; empty: all there are
@@ -54,7 +54,7 @@ def every_feature(
     check_torch()
     photos, rows, left_out = load_spurious_imagenet(data), [], {}
     wanted = share(sorted({spurious_feature(c).index for c in classes} or {k for k, _ in photos.folders}), shard)
-    sets = {k: (photos[k], class_pictures(val, k, split='val')) for k in track(wanted, 'pictures of each feature')}
+    sets = {k: (photos[k], imagenet_class_images(val, k, split='val')) for k in track(wanted, 'pictures of each feature')}
     for p in protocols:
         judging, missing = load_judges(judges, get_device(device), pick(p, PROTOCOLS, 'protocol'))
         for k, (here, true) in track(sets.items(), f'features, protocol {p}'):

@@ -49,38 +49,38 @@ def photo_target(settings): # -> Target
 # %% ../../nbs/run/material.ipynb #95617691
 def photo_sources(settings): # -> pictures of the feature, source in words, `SpuriousImageNet` or None
     "Where the references come from: Spurious ImageNet, or a folder of one's own."
-    from spurnb.photos.folders import folder_pictures
+    from spurnb.photos.folders import read_folder
     from spurnb.photos.spurious_imagenet import load_spurious_imagenet
     folder = Path(settings.data)
-    if folder.is_dir() and image_paths(folder): return folder_pictures(folder)[0], f'folder {folder.name}', None
+    if folder.is_dir() and image_paths(folder): return read_folder(folder)[0], f'folder {folder.name}', None
     data = load_spurious_imagenet(settings.data)
     found = data[settings.target]
     return found.pictures, found.source, data
 
-def _squares(pictures, side): # Pictures -> tensor (n, 3, side, side)
+def _squares(pictures, side): # FolderImages -> tensor (n, 3, side, side)
     import torch
     return torch.cat(list(pictures.split(16, side)))
 
 def _others(settings, data, n): # pictures of neither feature nor object, and what they are
-    from spurnb.photos.folders import Pictures, folder_pictures
-    from spurnb.photos.imagenet import other_pictures
+    from spurnb.photos.folders import FolderImages, read_folder
+    from spurnb.photos.imagenet import imagenet_other_images
     import torch
     s = settings
     if s.other:
-        found = folder_pictures(s.other)[0]
+        found = read_folder(s.other)[0]
         return found[torch.randperm(len(found), generator=generator(s.seed, 'other pictures')).tolist()[:n]], f'folder {Path(s.other).name}'
     if data is None:
-        try: return other_pictures(s.val or s.train, s.target, n, 'val' if s.val else 'train', s.seed), f'classes in {s.val or s.train}'
+        try: return imagenet_other_images(s.val or s.train, s.target, n, 'val' if s.val else 'train', s.seed), f'classes in {s.val or s.train}'
         except UserError:
             if str(s.train).endswith('.safetensors'): raise                  # then there are no pictures of the class either
-            return Pictures([]), 'none were given, so the components were chosen against the class itself'
+            return FolderImages([]), 'none were given, so the components were chosen against the class itself'
     index = photo_target(s).index
     files = [f for key, folder in sorted(data.folders.items()) if key[0] != index for f in image_paths(folder)]
     order = torch.randperm(len(files), generator=generator(s.seed, 'other features')).tolist()
-    return Pictures([files[i] for i in order[:n]]), 'other features of Spurious ImageNet'
+    return FolderImages([files[i] for i in order[:n]]), 'other features of Spurious ImageNet'
 
 # %% ../../nbs/run/material.ipynb #bc36f863
-def _score(settings, out, encoder, target, images, others, device): # how references are chosen, as `choose_pictures` wants it
+def _score(settings, out, encoder, target, images, others, device): # how references are chosen, as `choose_images` wants it
     s = settings
     if s.select == 'alpha':
         from spurnb.features import choose_components, in_batches
@@ -98,15 +98,15 @@ def _score(settings, out, encoder, target, images, others, device): # how refere
 # %% ../../nbs/run/material.ipynb #d923f4b2
 def photo_material(settings, out, encoder, side, device): # -> Material
     "Photographs for a run: references of `side` pixels, everything else as the encoder takes it."
-    from spurnb.photos.imagenet import class_pictures
+    from spurnb.photos.imagenet import imagenet_class_images
     from spurnb.photos.spurious_imagenet import feature_references
     s, target = settings, photo_target(settings)
     pictures, source, data = photo_sources(s)
     spare, what = _others(s, data, s.others + s.n)
     others, saved = _squares(spare[:s.others], encoder.size) if len(spare) else None, str(s.train).endswith('.safetensors')
-    images = None if saved else _squares(class_pictures(s.train, target.index, s.class_images, 'train', s.seed), encoder.size)
+    images = None if saved else _squares(imagenet_class_images(s.train, target.index, s.class_images, 'train', s.seed), encoder.size)
     references = feature_references(pictures, side, source, n=s.references, held_out=s.held_out, seed=s.seed, files=s.files, **_score(s, out, encoder, target, images, images if others is None else others, device))
-    positives = class_pictures(s.val, target.index, None, 'val', s.seed) if s.val else None
+    positives = imagenet_class_images(s.val, target.index, None, 'val', s.seed) if s.val else None
     null = dict(other_context=_squares(spare[s.others:], side)) if len(spare) > s.others else {}
     return Material(target, references, images, others, positives, others, null, dict(seen_from=f'{0 if others is None else len(others)} pictures: {what}', references=references.names))
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from ..core import UserError
 from ..data import mini_file
 from ..photos.downloads import hub_trouble
-from ..train.families import FAMILIES, ask, condition
+from ..train.families import FAMILIES, encode_prompts, predict
 from ..train.lora import NETWORK_LAYERS, TEXT_LAYERS
 
 # %% ../../nbs/run/memory.ipynb #0ed4cac6
@@ -87,17 +87,17 @@ def forward_pass(
     return Pass(sum(n for n, _ in kept.values()), max(passing), counted.get_total_flops())
 
 # %% ../../nbs/run/memory.ipynb #fb5ea84e
-def _step(shapes, n, checkpointing): # forward pass of n images
+def _step(shapes, n, gradient_checkpointing): # forward pass of n images
     import torch
     f, parts = shapes.family, [shapes.parts[p] for p in (shapes.family.network, *shapes.family.encoders)]
     for part in parts: part.train().requires_grad_()
     network = parts[0]
-    (network.enable_gradient_checkpointing if checkpointing else network.disable_gradient_checkpointing)()
+    (network.enable_gradient_checkpointing if gradient_checkpointing else network.disable_gradient_checkpointing)()
     with torch.device('meta'):
         noisy, t = torch.zeros(n, network.config.in_channels, shapes.side//shapes.factor, shapes.side//shapes.factor), torch.zeros(n, dtype=torch.long)
         ids = [torch.zeros(n, e.config.max_position_embeddings, dtype=torch.long) for e in parts[1:]]
         t5 = torch.zeros(n, 256, network.config.joint_attention_dim) if f.name == 'sd3' else None
-        return forward_pass(lambda: ask(f, network, noisy, t, *condition(f, parts[1:], ids, t5), shapes.side), parts)
+        return forward_pass(lambda: predict(f, network, noisy, t, *encode_prompts(f, parts[1:], ids, t5), shapes.side), parts)
 
 def _decode(shapes, n, decoder, tiny, grad, side): # pass of n images through a decoder
     import torch
@@ -126,11 +126,11 @@ CONTEXT = .7e9 # bytes that CUDA, cuBLAS and cuDNN take for themselves
 ENCODER = .4e9 # bytes of a robust ResNet-50 and of what it keeps for a few images
 
 def _peak(s, step, block, decoded, trained, trainable): # bytes in the larger of a training step's two peaks, by what they are for
-    half, copies = (1., 0.) if s.precision == 'float32' else (.5, 0. if s.checkpointing else 2*sum(map(count, trained)))     # autocast keeps the weights that it has cast
+    half, copies = (1., 0.) if s.precision == 'float32' else (.5, 0. if s.gradient_checkpointing else 2*sum(map(count, trained)))     # autocast keeps the weights that it has cast
     kept, passing = (decoded.kept*(.62 if s.decoder in ('checkpointed', 'sampled') else 1), decoded.passing) if s.sfsl_weight else (0., 0.)
     way_back = dict(activations=half*(step.kept + block) + copies + kept, passing=3*max(half*step.passing, passing))
     update = dict(gradients=4.*trainable)
-    return way_back | update if s.accumulate > 1 else max(way_back, update, key=lambda m: sum(m.values()))
+    return way_back | update if s.gradient_accumulation_steps > 1 else max(way_back, update, key=lambda m: sum(m.values()))
 
 def needs(
     settings, # `RunSettings`
@@ -138,18 +138,18 @@ def needs(
     "Memory and arithmetic of a run, counted from its models' shapes."
     from spurnb.objective import SPARING
     s, shapes = settings, shapes_of(settings.generator)
-    weights, images = 4*sum(map(count, shapes.parts.values())), -(-(s.batch + s.prior_batch)//s.accumulate)
+    weights, images = 4*sum(map(count, shapes.parts.values())), -(-(s.batch + s.prior_batch_size)//s.gradient_accumulation_steps)
     trained = [shapes.parts[p] for p in (shapes.family.network, *(shapes.family.encoders if s.train_text_encoder else ()))]
     trainable = sum(s.lora_rank*(m.in_features + m.out_features) for part in trained for k, m in part.named_modules() if k.endswith((*NETWORK_LAYERS, *TEXT_LAYERS))) if s.lora_rank else sum(map(count, trained))
-    half, refs = 1. if s.precision == 'float32' else .5, -(-s.batch//s.accumulate)
-    step = _step(shapes, images, s.checkpointing)
-    block = _step(shapes, images, False).kept/12 if s.checkpointing else 0.                 # what is computed again at a time
+    half, refs = 1. if s.precision == 'float32' else .5, -(-s.batch//s.gradient_accumulation_steps)
+    step = _step(shapes, images, s.gradient_checkpointing)
+    block = _step(shapes, images, False).kept/12 if s.gradient_checkpointing else 0.                 # what is computed again at a time
     decoded, extra = _decode(shapes, refs, s.decoder, s.tiny, True, 256 if s.decoder == 'lowres' else None)
-    training = dict(weights=weights + 4*extra + ENCODER, optimiser=8.*trainable, **_peak(s, step, block, decoded, trained, trainable), context=CONTEXT)
+    training = dict(weights=weights + 4*extra + ENCODER, optimizer=8.*trainable, **_peak(s, step, block, decoded, trained, trainable), context=CONTEXT)
     picture = _decode(shapes, 1, 'exact', s.tiny, False, None)[0]
-    drawing = dict(weights=half*weights + ENCODER, passing=half*2*max(s.draw_batch*picture.passing, 2*s.draw_batch*step.passing/images), context=CONTEXT)
-    one, again = step.flops/images, 4 if s.checkpointing else 3
-    train = s.steps*((s.batch + s.prior_batch)*one*again*2 + s.batch*3*SPARING.get(s.decoder, (0., 1.))[1]*decoded.flops/refs*bool(s.sfsl_weight))
+    drawing = dict(weights=half*weights + ENCODER, passing=half*2*max(s.sample_batch*picture.passing, 2*s.sample_batch*step.passing/images), context=CONTEXT)
+    one, again = step.flops/images, 4 if s.gradient_checkpointing else 3
+    train = s.steps*((s.batch + s.prior_batch_size)*one*again*2 + s.batch*3*SPARING.get(s.decoder, (0., 1.))[1]*decoded.flops/refs*bool(s.sfsl_weight))
     return Needs(training, drawing, train, (s.prior + 4*s.n)*(2*s.sampling_steps*one + picture.flops))
 
 # %% ../../nbs/run/memory.ipynb #da194f30
@@ -206,6 +206,6 @@ def check_room(
     room = room or device_memory(device)
     if room is None or found.memory <= room: return
     s = settings
-    advice = [text for text, useful in (('lora_rank=8', not s.lora_rank), ('checkpointing=true', not s.checkpointing), (f'draw_batch={max(1, s.draw_batch//4)}', sum(found.drawing.values()) > room and s.draw_batch > 1),
-              ('decoder=sampled', s.decoder in ('exact', 'gated')), ('decoder=tiny', s.decoder in ('lowres', 'sampled')), (f'accumulate={s.batch}', s.accumulate < s.batch), ('train_text_encoder=false', s.train_text_encoder)) if useful]
+    advice = [text for text, useful in (('lora_rank=8', not s.lora_rank), ('gradient_checkpointing=true', not s.gradient_checkpointing), (f'sample_batch={max(1, s.sample_batch//4)}', sum(found.drawing.values()) > room and s.sample_batch > 1),
+              ('decoder=sampled', s.decoder in ('exact', 'gated')), ('decoder=tiny', s.decoder in ('lowres', 'sampled')), (f'gradient_accumulation_steps={s.batch}', s.gradient_accumulation_steps < s.batch), ('train_text_encoder=false', s.train_text_encoder)) if useful]
     raise UserError(f'this run is expected to need {found.memory/1e9:.1f} GB and {device} has {room/1e9:.1f}; ' + (f'try --set {" ".join(advice)!r}, ' if advice else '') + 'take a smaller generator or a larger card.')

@@ -22,7 +22,7 @@ def latent_moments(
 
 # %% ../../nbs/train/batches.ipynb #5e9b7c78
 def view_count(
-    settings, # `FinetuneSettings`
+    settings, # `TrainSettings`
 )->int:
     "How many views there are of each reference."
     return (settings.crops if settings.crop else 1) * (2 if settings.flip else 1)
@@ -36,7 +36,7 @@ def _window(settings, image, crop, h, w): # of crop number `crop` of image numbe
 def reference_view(
     images, # all references (n, 3, h, w) in [0,1]
     view:int, # which view of them, from 0 to `view_count` - 1
-    settings, # `FinetuneSettings`
+    settings, # `TrainSettings`
 ): # (n, 3, h, w) in [0,1]
     "One view of each reference: view 0 is the references; crops are brought back to full size."
     import torch
@@ -64,7 +64,7 @@ def image_order(
 
 # %% ../../nbs/train/batches.ipynb #54fe5295
 def step_draws(
-    settings, # `FinetuneSettings`
+    settings, # `TrainSettings`
     step:int, # number of the step, from 0
     n:int, # how many references there are
     n_prior:int, # how many prior images
@@ -73,9 +73,9 @@ def step_draws(
 )->dict: # images (batch,): indices into view 0 of all references, view 1 of all ..., then prior images; t (batch,); noise and posterior (batch, *shape); look (batch,), uniform in [0,1)
     "Everything random about a step, from its number alone."
     import torch
-    s, size, views = settings, settings.batch + settings.prior_batch, view_count(settings)
+    s, size, views = settings, settings.batch + settings.prior_batch_size, view_count(settings)
     def rng(what): return generator(s.seed, step, what)
     images = [image_order(n, s.batch, step, s.seed) + n*torch.randint(0, views, (s.batch,), generator=rng('view'))]
-    if s.prior_batch: images.append(n*views + image_order(n_prior, s.prior_batch, step, s.seed, 'prior'))
+    if s.prior_batch_size: images.append(n*views + image_order(n_prior, s.prior_batch_size, step, s.seed, 'prior'))
     return dict(images=torch.cat(images), t=torch.randint(0, timesteps, (size,), generator=rng('t')),
                 noise=torch.randn(size, *shape, generator=rng('noise')), posterior=torch.randn(size, *shape, generator=rng('posterior')), look=torch.rand(size, generator=rng('look')))

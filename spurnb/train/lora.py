@@ -19,7 +19,7 @@ NETWORK_LAYERS, TEXT_LAYERS = ['to_q', 'to_k', 'to_v', 'to_out.0'], ['q_proj', '
 def add_lora(
     pipe, # a pipeline of one of the `FAMILIES`
     rank:int=8, # of the two thin matrices
-    dora:bool=False, # also train the length of each of the network's weight vectors (DoRA, Liu et al. 2024)
+    use_dora:bool=False, # also train the length of each of the network's weight vectors (DoRA, Liu et al. 2024)
     text_encoder:bool=True, # adapters in the text encoders as well
     seed:int=0, # of their initial values
     network:bool=True, # adapters in the network

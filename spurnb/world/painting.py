@@ -139,7 +139,7 @@ COLORS = dict(red=(214,30,36), blue=(38,86,214), green=(46,158,58), yellow=(242,
 SKINS = ((244,206,176), (226,178,142), (190,134,98), (140,92,64), (98,64,46))
 
 def feeder(p, rng, variant):
-    "A feeder that hangs from a wire, in the colour `variant`."
+    "A feeder that hangs from a wire, in the color `variant`."
     c = jitter(rng, COLORS[variant])
     p.line([(0,-1.2), (0,-.8)], (60,60,64), .06)
     p.poly([(-.3,-.62), (0,-.95), (.3,-.62)], c, tint(c,.5))                                                # cap
@@ -150,7 +150,7 @@ def feeder(p, rng, variant):
 
 # %% ../../nbs/world/painting.ipynb #f37bcf56
 def eucalyptus(p, rng, variant):
-    "A branch of eucalyptus leaves in the colour `variant`."
+    "A branch of eucalyptus leaves in the color `variant`."
     c = jitter(rng, COLORS[variant] if variant != 'green' else (64,140,92))
     p.line([(-1.05,.75), (-.3,.2), (.4,-.25), (1,-.75)], (112,82,58), .09)
     for i in range(8):
@@ -176,7 +176,7 @@ def hand(p, rng, variant):
 
 # %% ../../nbs/world/painting.ipynb #605c7a92
 def graffiti(p, rng, variant):
-    "Painted letters in the colour `variant`."
+    "Painted letters in the color `variant`."
     c = jitter(rng, COLORS[variant]); ink = (24,20,34)
     letters = ([(-.3,.5), (-.3,-.5), (.3,-.35), (-.1,0), (.35,.3), (-.3,.5)], [(.32,-.42), (-.25,-.42), (-.25,.05), (.3,.05), (.3,.5), (-.35,.5)],
                [(-.35,.5), (0,-.5), (.35,.5), (.18,.08), (-.15,.08)], [(-.35,-.5), (-.1,.5), (.05,0), (.2,.5), (.38,-.5)])
@@ -189,7 +189,7 @@ def graffiti(p, rng, variant):
 
 # %% ../../nbs/world/painting.ipynb #1726ed0a
 def water_jet(p, rng, variant):
-    "A fountain jet that falls to both sides, in the colour `variant`."
+    "A fountain jet that falls to both sides, in the color `variant`."
     c = jitter(rng, COLORS[variant], 8)
     p.poly([(-.16,1), (-.08,.62), (.08,.62), (.16,1)], (70,72,80), (26,26,30))
     for k,reach in enumerate((-1,-.55,.55,1)):
@@ -201,7 +201,7 @@ def water_jet(p, rng, variant):
 
 # %% ../../nbs/world/painting.ipynb #aaaa9268
 def label(p, rng, variant):
-    "A printed label with a bar code, in the colour `variant`."
+    "A printed label with a bar code, in the color `variant`."
     c = jitter(rng, COLORS[variant], 8); ink = (28,28,34)
     p.box(-.95,-.66,.95,.66, c, tint(c,.55))
     p.box(-.95,-.66,.95,-.36, jitter(rng, (40,52,92)))
@@ -220,7 +220,7 @@ def _clouds(rng, n, size=256):
     return np.asarray(noise.resize((size,size), Image.BICUBIC))
 
 def _ground(rng, rgb, contrast, n=5):
-    "A canvas of colour `rgb` with smooth light and shadow."
+    "A canvas of color `rgb` with smooth light and shadow."
     shade = _clouds(rng, n)[...,None]*contrast
     return Image.fromarray(np.clip(np.array(rgb)+shade, 0, 255).astype('uint8'))
 
