@@ -210,7 +210,7 @@ def spurnb_finetune(
     components:str='', # Its spurious components, such as 0,3
     encoder:str='mini', # The classifier it was made with
     sfsl:float=1., # Weight of the similarity loss; 0 is plain DreamBooth
-    decoder:str='exact', # How the loss gets to pixels: exact, checkpointed, lowres, tiny, gated or sampled
+    decoder:str='exact', # How the loss gets to pixels: exact, checkpointed or tiny
     tiny:str='mini', # The AutoencoderTiny of decoder tiny: mini, a folder, or a hub name such as madebyollin/taesd
     steps:int=200, # Optimizer steps
     batch:int=4, # References per step; as many prior images

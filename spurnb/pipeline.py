@@ -162,7 +162,8 @@ def run(
     encoder = load_encoder(s.encoder, device, trust=s.trust)
     material = mini_material(s) if s.mini else photo_material(s, out, encoder, shapes_of(s.generator).side, device)
     pca,chosen = describe_feature(s, out, material, encoder, pictures)
-    sfsl = SFSL(pca, chosen['chosen'], s.features, s.distance, s.reference, s.decoder, weight=s.timesteps, references=material.references.images, tiny=load_tiny(s.tiny).to(device) if s.decoder == 'tiny' else None)
+    sfsl = SFSL(pca, chosen['chosen'], s.features, s.distance, s.reference, s.timesteps, s.decoder, s.gate, s.sample, references=material.references.images,
+                tiny=load_tiny(s.tiny).to(device) if s.decoder == 'tiny' else None)
     images = generate_arms(s, out, material, sfsl, device, only)
     judging,left_out = ([load_judge(n, device) for n in names],missing) if s.mini else load_judges(names, device)
     metrics,scores = audit(images, judging, material.target, material.references.images, material.references.held_out, material.positives,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PREDICTIONS', 'prediction_type', 'signal_noise', 'signal_share', 'noisify', 'noise_target', 'predict_x0',
-           'decode_latents', 'resize_latents', 'load_tiny']
+           'decode_latents', 'load_tiny']
 
 # %% ../nbs/04_prediction.ipynb #1cdd89ec
 from pathlib import Path
@@ -93,23 +93,12 @@ def predict_x0(
 def decode_latents(
     vae, # an `AutoencoderKL` or `AutoencoderTiny`
     latents, # (n, c, h, w), scaled as the network takes them
-    side:int|None=None, # of the images: latents are resized to `side` before they are decoded; None leaves them
 ): # float32 images (n, 3, h, w), about [0,1]: not clamped, so that every pixel has a gradient
     "Decode latents with the factor and shift of the very decoder that is used."
     shift = vae.config.get('shift_factor') or 0.
-    if side: latents = resize_latents(vae, latents, side)
     x = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype), return_dict=False)[0]
     return x.float() / 2 + 0.5
 
-def resize_latents(
-    vae, # its number of down-samplings says how many pixels a latent is wide
-    latents, # (n, c, h, w)
-    side:int, # of the decoded image in pixels; brought up to a whole number of latents
-): # (n, c, h', w'), no larger than before
-    "Latents of a smaller picture of the same thing."
-    factor = 2**(len(vae.config.get('block_out_channels') or vae.config.decoder_block_out_channels) - 1)
-    to = [min(-(-side // factor), n) for n in latents.shape[2:]]
-    return latents if to == list(latents.shape[2:]) else F.interpolate(latents, to, mode='bilinear', antialias=True)
 
 # %% ../nbs/04_prediction.ipynb #61c38b0f
 def load_tiny(

@@ -181,7 +181,7 @@ def asked(monkeypatch, tmp_path, **options):
     module.spurnb_finetune(**(dict(out=str(tmp_path), device='cpu') | options))
     return found
 
-OPTIONS = dict(target='koala', prompt='a photo of a sks eye', plain='a photo of an eye', components='0,2', encoder='other', sfsl=.5, decoder='gated', steps=3, batch=3, prior=0, lr=0, textlr=0, rank=4,
+OPTIONS = dict(target='koala', prompt='a photo of a sks eye', plain='a photo of an eye', components='0,2', encoder='other', sfsl=.5, decoder='checkpointed', steps=3, batch=3, prior=0, lr=0, textlr=0, rank=4,
     gradient_checkpointing=True, minsnr=5., ema_decay=.9, parts=2, precision='bfloat16', layout='channels_last', compile='aot_eager', flip=True, crop=.2, every=7, look=5, license='CC BY 4.0', seed=3, push='me/feeder', out='elsewhere')
 
 @pytest.mark.parametrize('option', OPTIONS)

@@ -54,7 +54,7 @@ SHARED = {**{f'prior weight {w:g}': dict(prior_loss_weight=w) for w in (.3, 3.)}
 LOSS = {**{f'weight {w:g}': dict(sfsl_weight=w) for w in (.3, 1., 3., 10.)}, 'weight 1, all timesteps alike': dict(timesteps='uniform'), 'weight 3, mean reference': dict(sfsl_weight=3., reference='mean'),
         'weight 3, phi, cosine': dict(sfsl_weight=3., features='phi', distance='cosine'), 'weight 10, phi, cosine': dict(sfsl_weight=10., features='phi', distance='cosine'),
         'weight 1, alpha, l2': dict(distance='l2')}
-FAST = {d: dict(decoder=d) for d in ('tiny', 'sampled')}
+FAST = dict(tiny=dict(decoder='tiny'), sampled=dict(decoder='checkpointed', gate=.1, sample=.3))
 RIVAL = 'lr 5e-05, 400 steps'
 PRIOR = 'prior weight 3'
 TRAINED = ('dreambooth', 'sfsl')

