@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'COLUMNS', 'arm_prompts', 'image_seed', 'image_settings', 'settings_of', 'sample_batch', 'generate',
-           'read_manifest', 'manifest_images', 'spurnb_generate']
+           'read_manifest', 'manifest_images', 'load_generator', 'spurnb_generate']
 
 # %% ../nbs/07_generate.ipynb #39b2179c
 import csv, math, os, time
@@ -17,7 +17,7 @@ from .core import UserError, atomic, cap_threads, generator, load_png, cli_error
 from .train.checkpoints import load_pipeline, pipeline_hash
 from .draw.publish import export_images
 from .train.lora import load_lora
-from .draw.samplers import draw, prompt_variations, use_sampler
+from .draw.samplers import sample_images, prompt_variations, use_sampler
 from .world.scenes import caption
 
 # %% ../nbs/07_generate.ipynb #9ef47280
@@ -36,10 +36,10 @@ def arm_prompts(
 def image_seed(
     seed:int, # the run's seed
     i:int, # which image
-    redraw:int=0, # how often it had to be drawn again
+    retry:int=0, # how often it had to be drawn again
 )->int: # below 2**63, for `torch.Generator().manual_seed`
-    "The seed of image `i`, whatever the batch, the arm or the device; every redraw has the next one."
-    key = (i, redraw) if redraw else (i,)
+    "The seed of image `i`, whatever the batch, the arm or the device; every retry has the next one."
+    key = (i, retry) if retry else (i,)
     return generator(seed, *key).initial_seed()
 
 # %% ../nbs/07_generate.ipynb #cab3e506
@@ -61,9 +61,9 @@ def image_settings(
     prompt:"str|list", # what to show, perhaps with `{one|another}` variation, or several texts
     arm:str, # name of the arm; not 'references'
     seed:int, # the run's seed
-    steps:int, # denoising steps
-    guidance:float, # classifier-free guidance scale
-    negative:str, # negative prompt
+    num_inference_steps:int, # denoising steps
+    guidance_scale:float, # classifier-free guidance scale
+    negative_prompt:str, # what not to show
     size:int|None, # side in pixels, a multiple of 8; None for the model's own
     model_hash:str|None, # fingerprint of the model; None to compute it with `pipeline_hash`
     guide=None, # a `Guide` that steers, or None
@@ -72,11 +72,16 @@ def image_settings(
     if arm == 'references': raise UserError("arm 'references' is the real images and is not drawn; choose another arm.")
     prompts = prompt_variations(prompt)
     most = pipe.scheduler.config.get('num_train_timesteps', math.inf)
-    if _count(steps, 'steps') > most: raise UserError(f'steps is {steps}; this sampler takes {most} at most.')
-    if not 0 <= guidance < math.inf: raise UserError(f'guidance is {guidance!r}; give a number from 0 up, such as 3 or 7.5.')
-    return dict(arm=arm, prompt=prompts[0] if len(prompts) == 1 else prompts, negative_prompt=negative, run_seed=seed, sampler=type(pipe.scheduler).__name__, steps=int(steps),
-                guidance=float(guidance), size=_side(pipe, size), dtype=str(pipe.dtype).removeprefix('torch.'), model=model_hash or pipeline_hash(pipe),
-                **(dict(guide=guide.name) if guide else {}))
+    if _count(num_inference_steps, 'num_inference_steps') > most:
+        raise UserError(f'num_inference_steps is {num_inference_steps}; this sampler takes {most} at most.')
+    if not 0 <= guidance_scale < math.inf:
+        raise UserError(f'guidance_scale is {guidance_scale!r}; give a number from 0 up, such as 3 or 7.5.')
+    settings = dict(arm=arm, prompt=prompts[0] if len(prompts) == 1 else prompts, negative_prompt=negative_prompt,
+                    run_seed=seed, sampler=type(pipe.scheduler).__name__,
+                    num_inference_steps=int(num_inference_steps), guidance_scale=float(guidance_scale),
+                    size=_side(pipe, size), dtype=str(pipe.dtype).removeprefix('torch.'),
+                    model=model_hash or pipeline_hash(pipe))
+    return settings | dict(guide=guide.name) if guide else settings
 
 # %% ../nbs/07_generate.ipynb #439586f9
 def settings_of(
@@ -88,8 +93,8 @@ def settings_of(
     return settings if isinstance(prompt, str) else dict(settings, prompt=prompt[i % len(prompt)])
 
 # %% ../nbs/07_generate.ipynb #b9e93695
-COLUMNS = ('file', 'arm', 'prompt', 'negative_prompt', 'seed', 'redraws', 'run_seed', 'sampler', 'steps', 'guidance', 'size', 'dtype',
-           'model', 'guide', 'sha256')
+COLUMNS = ('file', 'arm', 'prompt', 'negative_prompt', 'seed', 'retries', 'run_seed', 'sampler', 'num_inference_steps',
+           'guidance_scale', 'size', 'dtype', 'model', 'guide', 'sha256')
 
 def _listed(folder):
     "File name -> SHA-256 by the manifest in `folder`; lines that make no sense are passed over."
@@ -119,12 +124,12 @@ def sample_batch(
     most:int=10, # how often to try an image that comes out black
 )->dict: # number -> (PIL image, how often it had to be redrawn)
     "Draw images `numbers` of a run, black ones again with the next seed; a `UserError` when one stays black."
-    how = dict(negative=settings['negative_prompt'], guide=guide, **{k: settings[k] for k in ('steps', 'guidance', 'size')})
+    how = {k: settings[k] for k in ('negative_prompt', 'num_inference_steps', 'guidance_scale', 'size')}
     prompts = {i: settings_of(settings, i)['prompt'] for i in numbers}
     done, todo = {}, list(numbers)
-    for redraw in range(most):
-        images, black = draw(pipe, [image_seed(settings['run_seed'], i, redraw) for i in todo], [prompts[i] for i in todo], **how)
-        done.update({i: (im, redraw) for i, im, b in zip(todo, images, black) if not b})
+    for retry in range(most):
+        images, black = sample_images(pipe, [image_seed(settings['run_seed'], i, retry) for i in todo], [prompts[i] for i in todo], guide=guide, **how)
+        done.update({i: (im, retry) for i, im, b in zip(todo, images, black) if not b})
         todo = [i for i, b in zip(todo, black) if b]
         if not todo: return {i: done[i] for i in numbers}
     raise UserError(f'image {todo[0]} came out black {most} times in a row: the safety checker refuses {prompts[todo[0]]!r} or the '
@@ -137,8 +142,8 @@ def _write_manifest(folder, rows):
         out.writeheader()
         out.writerows(rows[i] for i in sorted(rows))
 
-def _line(settings, i, redraws, digest=None):
-    return dict(dict(guide=''), **settings_of(settings, i), file=f'{i:05d}.png', seed=image_seed(settings['run_seed'], i, redraws), redraws=redraws, sha256=digest)
+def _line(settings, i, retries, digest=None):
+    return dict(dict(guide=''), **settings_of(settings, i), file=f'{i:05d}.png', seed=image_seed(settings['run_seed'], i, retries), retries=retries, sha256=digest)
 
 def _mark(settings, i): return settings_hash([settings_of(settings, i), i])
 
@@ -147,7 +152,7 @@ def _standing(folder, settings, redo):
     listed, rows, stale = _listed(folder), {}, []
     for path in sorted(p for p in folder.glob('*.png') if p.stem.isdecimal() and len(p.stem) >= 5):
         i, found = int(path.stem), _look(path, listed)
-        if found.get('spurnb') == _mark(settings, i): rows[i] = _line(settings, i, int(found['redraws']), found['sha256'])
+        if found.get('spurnb') == _mark(settings, i): rows[i] = _line(settings, i, int(found['retries']), found['sha256'])
         elif found: stale.append(path)
         elif path.name in listed: path.unlink()             # ours, and damaged
     if stale and not redo:
@@ -156,9 +161,9 @@ def _standing(folder, settings, redo):
     return rows
 
 # %% ../nbs/07_generate.ipynb #8438bfb3
-def _batches(n, batch, state):
+def _batches(n, batch_size, state):
     "The batches of numbers below `n` that are this process's share."
-    every = [range(start, min(start + batch, n)) for start in range(0, n, batch)]
+    every = [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
     return every if state is None else every[state.process_index::state.num_processes]
 
 def _agreed(found, state):
@@ -180,9 +185,9 @@ def _generate_missing(pipe, settings, folder, rows, batches, guide, first):
         bar.unit, bar.disable = 'image', bar.disable or not first
         for numbers in batches:
             if rows.keys() >= set(numbers): continue
-            for i, (image, redraws) in sample_batch(pipe, settings, numbers, guide).items():
+            for i, (image, retries) in sample_batch(pipe, settings, numbers, guide).items():
                 if i in rows: continue
-                row = _line(settings, i, redraws)
+                row = _line(settings, i, retries)
                 save_png(folder/row['file'], image, spurnb=_mark(settings, i), **{k: str(row[k]) for k in COLUMNS[1:-1]})
                 rows[i] = dict(row, sha256=sha256(folder/row['file']))
                 bar.update()
@@ -196,31 +201,33 @@ def generate(
     folder, # where the PNGs and `images.csv` go
     arm:str='untuned', # what to call them in tables: one of `ARMS`, or a name of your own
     seed:int=0, # the run's seed; equal in all arms that are to be compared
-    steps:int=20, # denoising steps
-    guidance:float=3., # classifier-free guidance scale
-    negative:str='', # negative prompt
-    batch:int=16, # images at a time
+    num_inference_steps:int=20, # denoising steps
+    guidance_scale:float=3., # classifier-free guidance scale
+    negative_prompt:str='', # what not to show
+    batch_size:int=16, # images at a time
     size:int|None=None, # side in pixels; None for the model's own
     model_hash:str|None=None, # fingerprint of the model; None to compute it with `pipeline_hash`
     redo:bool=True, # draw images of other settings anew; False refuses a folder that has any
     guide=None, # a `Guide` that steers; one of strength 0 counts as none
-): # DataFrame: the first n lines of the manifest, with the counts `kept`, `drawn` and `redraws` in `.attrs`
+): # DataFrame: the first n lines of the manifest, with the counts `kept`, `generated` and `retries` in `.attrs`
     "Draw `n` images into `folder`, in as many processes as there are. What is already there, whole and with these settings is kept; everything else is drawn."
     import pandas as pd
-    n, batch, guide = _count(n, 'n'), _count(batch, 'batch'), guide if guide and guide.strength else None
-    settings = image_settings(pipe, prompt, arm, seed, steps, guidance, negative, size, model_hash, guide)
+    n, batch_size = _count(n, 'n'), _count(batch_size, 'batch_size')
+    guide = guide if guide and guide.strength else None
+    settings = image_settings(pipe, prompt, arm, seed, num_inference_steps, guidance_scale, negative_prompt, size,
+                              model_hash, guide)
     folder, state = Path(folder), process_state(pipe.device.type)
     folder.mkdir(parents=True, exist_ok=True)
     first = state is None or state.is_main_process
     rows = _agreed(lambda: _standing(folder, settings, redo), state)
     if first: _write_manifest(folder, rows)                 # stale lines go before the first new image comes
     kept = sum(i < n for i in rows)
-    _generate_missing(pipe, settings, folder, rows, _batches(n, batch, state), guide, first)
+    _generate_missing(pipe, settings, folder, rows, _batches(n, batch_size, state), guide, first)
     rows = _merged(rows, state)
     if first: _write_manifest(folder, rows)
     if state: state.wait_for_everyone()
     frame = pd.DataFrame([rows[i] for i in range(n)], columns=COLUMNS)
-    frame.attrs.update(kept=kept, drawn=n - kept, redraws=int(frame.redraws.sum()))
+    frame.attrs.update(kept=kept, generated=n - kept, retries=int(frame.retries.sum()))
     return frame
 
 # %% ../nbs/07_generate.ipynb #88ddd0f2
@@ -230,7 +237,7 @@ def read_manifest(
     "The manifest of a folder; a `UserError` when there is none or it is damaged."
     import pandas as pd
     path = Path(folder)/'images.csv'
-    numbers = ('seed', 'redraws', 'run_seed', 'steps', 'guidance', 'size')
+    numbers = ('seed', 'retries', 'run_seed', 'num_inference_steps', 'guidance_scale', 'size')
     try: frame = pd.read_csv(path, keep_default_na=False, dtype={c: str for c in COLUMNS if c not in numbers})
     except FileNotFoundError: raise UserError(f'there is no {str(path)!r}; draw the images first.') from None
     except (ValueError, pd.errors.ParserError): frame = pd.DataFrame()
@@ -246,8 +253,14 @@ def manifest_images(
     return to_tensor([load_png(Path(folder)/f)[0] for f in frame.file])
 
 # %% ../nbs/07_generate.ipynb #57446be9
-def _loaded(model, lora, sampler, device, dtype):
-    "The pipeline of the command, on this process's own device if there are several."
+def load_generator(
+    model:str='mini', # 'mini', a folder, or a name on the hub
+    lora:str='', # LoRA weights to load on top: a folder or file, or a name on the hub
+    sampler:str='', # one of `SAMPLERS`; the model's own by default
+    device:str|None=None, # cuda, mps or cpu; the best there is by default
+    dtype:str='float32', # float32, bfloat16, or float16 on a GPU
+): # a diffusers pipeline
+    "Load a pipeline with its LoRA weights and sampler; of several processes, each gets a device of its own."
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         from accelerate import PartialState
         device = str(PartialState(cpu=device == 'cpu').device)
@@ -281,12 +294,12 @@ def spurnb_generate(
     for value, name in ((n, '--n'), (steps, '--steps'), (batch, '--batch')): positive(value, name)
     cap_threads()
     prompt_variations(prompt)
-    pipe = _loaded(model, lora, sampler, device, dtype)
+    pipe = load_generator(model, lora, sampler, device, dtype)
     began, state = time.perf_counter(), process_state(pipe.device.type)
     frame = generate(pipe, prompt, n, out, arm, seed, steps, guidance, negative, batch, size, redo=fresh)
     took, count = time.perf_counter() - began, state.num_processes if state else 1
     if state and not state.is_main_process: return
-    print('{drawn} images drawn, {kept} were there, {redraws} redraws of black ones'.format(**frame.attrs))
-    if drawn := frame.attrs['drawn']: print(f'{took:.0f} s, {drawn/took:.1f} images per second, {count} process{"es"*(count > 1)}')
+    print('{generated} images generated, {kept} were there, {retries} retries of black ones'.format(**frame.attrs))
+    if made := frame.attrs['generated']: print(f'{took:.0f} s, {made/took:.1f} images per second, {count} process{"es"*(count > 1)}')
     if export: print(f'data set: {export_images({arm: (frame, out)}, export, model=model)}')
     print(f'{n} images of {prompt!r}: {Path(out)/"images.csv"}')

@@ -123,7 +123,7 @@ def generate_arms(
             pipe = None; _release()
             pipe = in_precision(train_arm(arm, s, out, s.generator, material, prior, sfsl, device), s.precision)
         folder, guide = out/'images'/arm, Guide(sfsl, s.strength) if arm == 'guided' else None
-        images[arm] = manifest_images(generate(pipe, prompt, s.n, folder, arm, seed=s.seed, steps=s.sampling_steps, guidance=s.guidance, batch=s.sample_batch, guide=guide), folder)
+        images[arm] = manifest_images(generate(pipe, prompt, s.n, folder, arm, seed=s.seed, num_inference_steps=s.sampling_steps, guidance_scale=s.guidance, batch_size=s.sample_batch, guide=guide), folder)
     return images | material.null
 
 # %% ../nbs/09_pipeline.ipynb #7a1e46df

@@ -28,13 +28,13 @@ def pipe(tiny_folder):
 @pytest.fixture
 def folder(pipe, tmp_path):
     "Eight finished images."
-    generate(pipe, PROMPT, 8, tmp_path/'images', batch=4, steps=4)
+    generate(pipe, PROMPT, 8, tmp_path/'images', batch_size=4, num_inference_steps=4)
     return tmp_path/'images'
 
 
 def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
-def again(pipe, folder, **changed): return generate(pipe, PROMPT, 8, folder, **(dict(batch=4, steps=4) | changed))
+def again(pipe, folder, **changed): return generate(pipe, PROMPT, 8, folder, **(dict(batch_size=4, num_inference_steps=4) | changed))
 
 def command(*args): return [sys.executable, '-m', 'spurnb.generate', *map(str, args)]
 
@@ -64,10 +64,10 @@ def test_killed_twice(pipe, tiny_folder, tmp_path):
         before = {p.name: p.stat().st_mtime_ns for p in out.glob('*.png')}
         assert count <= len(before) < n
         for name in before: load_png(out/name)
-    frame = generate(pipe, PROMPT, n, out, batch=4, steps=steps)
-    assert frame.attrs == dict(kept=len(before), drawn=n - len(before), redraws=0)
+    frame = generate(pipe, PROMPT, n, out, batch_size=4, num_inference_steps=steps)
+    assert frame.attrs == dict(kept=len(before), generated=n - len(before), retries=0)
     assert {p.name: p.stat().st_mtime_ns for p in out.glob('*.png')}.items() >= before.items()
-    generate(pipe, PROMPT, n, tmp_path/'undisturbed', batch=4, steps=steps)
+    generate(pipe, PROMPT, n, tmp_path/'undisturbed', batch_size=4, num_inference_steps=steps)
     assert contents(out) == contents(tmp_path/'undisturbed')
     assert frame.seed.is_unique and frame.sha256.is_unique
 
@@ -75,7 +75,7 @@ def test_killed_twice(pipe, tiny_folder, tmp_path):
 def test_command(tiny_folder, tmp_path):
     args = [PROMPT, '--model', tiny_folder, '--out', tmp_path/'out', '--n', 3, '--steps', 2, '--device', 'cpu', '--arm', 'prompted']
     first = subprocess.run(command(*args), env=dict(ENV, TQDM_DISABLE='1'), capture_output=True, text=True, cwd=tmp_path)      # as in logs of a cluster
-    assert first.returncode == 0 and '3 images drawn, 0 were there' in first.stdout, first.stderr
+    assert first.returncode == 0 and '3 images generated, 0 were there' in first.stdout, first.stderr
     assert first.stdout.strip().endswith(str(tmp_path/'out'/'images.csv'))
     frame = read_manifest(tmp_path/'out')
     assert list(frame.file) == ['00000.png', '00001.png', '00002.png'] and set(frame.arm) == {'prompted'}
@@ -85,12 +85,12 @@ def test_command_keeps_images_of_other_settings(tiny_folder, folder, capsys):
     whole = contents(folder)
     call = lambda **kwargs: spurnb_generate(PROMPT, out=str(folder), model=str(tiny_folder), n=8, steps=4, batch=4, device='cpu', **kwargs)
     call()
-    assert '0 images drawn, 8 were there' in capsys.readouterr().out
+    assert '0 images generated, 8 were there' in capsys.readouterr().out
     with pytest.raises(SystemExit) as left: call(guidance=5.)
     assert left.value.code == 2 and '--fresh' in capsys.readouterr().err
     assert contents(folder) == whole
     call(guidance=5., fresh=True)
-    assert '8 images drawn' in capsys.readouterr().out
+    assert '8 images generated' in capsys.readouterr().out
 
 
 def test_help_is_instant():
@@ -102,7 +102,7 @@ def test_help_is_instant():
 
 @pytest.mark.parametrize('wrong, said', [
     (dict(n=0), '--n is 0'), (dict(steps=-1), '--steps is -1'), (dict(model='mni'), "give 'mini'"), (dict(size=30), 'a multiple of 8'), (dict(prompt=''), 'say what to show'),
-    (dict(arm='references'), 'not drawn'), (dict(dtype='float61'), "did you mean 'float16'"), (dict(dtype='float16'), 'needs a GPU'), (dict(guidance=-3.), 'guidance is -3'),
+    (dict(arm='references'), 'not drawn'), (dict(dtype='float61'), "did you mean 'float16'"), (dict(dtype='float16'), 'needs a GPU'), (dict(guidance=-3.), 'guidance_scale is -3'),
     (dict(steps=1001), '1000 at most'), (dict(sampler='eular'), "did you mean 'euler'"), (dict(prompt='a {red|blue feeder'), '{wood|grass}')])
 def test_mistakes_are_one_sentence(tiny_folder, tmp_path, capsys, wrong, said):
     with pytest.raises(SystemExit) as left:
@@ -127,7 +127,7 @@ def lost(path): path.unlink()
 def test_harmed_image_is_drawn_again(pipe, folder, harm):
     whole = contents(folder)
     harm(folder/'00005.png')
-    assert again(pipe, folder).attrs == dict(kept=7, drawn=1, redraws=0)
+    assert again(pipe, folder).attrs == dict(kept=7, generated=1, retries=0)
     assert contents(folder) == whole
 
 
@@ -143,14 +143,14 @@ def test_image_and_manifest_both_harmed(pipe, folder):
     whole = contents(folder)
     (folder/'images.csv').unlink()
     for name, harm in (('00001.png', cut), ('00002.png', flip), ('00006.png', empty)): harm(folder/name)
-    assert again(pipe, folder).attrs['drawn'] == 3
+    assert again(pipe, folder).attrs['generated'] == 3
     assert contents(folder) == whole
 
 
-@pytest.mark.parametrize('change', [dict(seed=1), dict(steps=5), dict(guidance=2.), dict(negative='grass'), dict(size=40), dict(arm='prompted'), dict(model_hash='other')])
+@pytest.mark.parametrize('change', [dict(seed=1), dict(num_inference_steps=5), dict(guidance_scale=2.), dict(negative_prompt='grass'), dict(size=40), dict(arm='prompted'), dict(model_hash='other')])
 def test_stale_images_are_redone(pipe, folder, change):
     old = contents(folder)
-    assert again(pipe, folder, **change).attrs['drawn'] == 8
+    assert again(pipe, folder, **change).attrs['generated'] == 8
     new = contents(folder)
     assert new.keys() == old.keys() and all(new[k] != old[k] for k in new)
     again(pipe, folder)
@@ -163,15 +163,15 @@ def test_other_weights_and_sampler_are_stale(pipe, folder, tiny_folder):
     tuned = load_pipeline(tiny_folder, 'cpu')
     assert again(tuned, folder).attrs['kept'] == 8     # loaded anew, it is the same model
     with torch.no_grad(): tuned.unet.conv_out.bias += 0.01
-    assert again(tuned, folder).attrs['drawn'] == 8
+    assert again(tuned, folder).attrs['generated'] == 8
     tuned.scheduler = EulerDiscreteScheduler.from_config(tuned.scheduler.config)
     frame = again(tuned, folder)
-    assert frame.attrs['drawn'] == 8 and set(frame.sampler) == {'EulerDiscreteScheduler'}
+    assert frame.attrs['generated'] == 8 and set(frame.sampler) == {'EulerDiscreteScheduler'}
 
 
 def test_batch_size_is_not_a_setting(pipe, folder, tmp_path):
-    assert again(pipe, folder, batch=3).attrs['kept'] == 8
-    generate(pipe, PROMPT, 8, tmp_path/'ones', batch=1, steps=4)
+    assert again(pipe, folder, batch_size=3).attrs['kept'] == 8
+    generate(pipe, PROMPT, 8, tmp_path/'ones', batch_size=1, num_inference_steps=4)
     for name in read_manifest(folder).file:
         a, b = (np.asarray(load_png(f/name)[0]).astype(int) for f in (folder, tmp_path/'ones'))
         assert abs(a - b).max() <= 1
@@ -179,15 +179,15 @@ def test_batch_size_is_not_a_setting(pipe, folder, tmp_path):
 
 def test_more_and_fewer(pipe, folder):
     whole = contents(folder)
-    assert len(generate(pipe, PROMPT, 3, folder, batch=4, steps=4)) == 3
+    assert len(generate(pipe, PROMPT, 3, folder, batch_size=4, num_inference_steps=4)) == 3
     assert contents(folder) == whole and len(read_manifest(folder)) == 8
-    assert generate(pipe, PROMPT, 12, folder, batch=4, steps=4).attrs == dict(kept=8, drawn=4, redraws=0)
+    assert generate(pipe, PROMPT, 12, folder, batch_size=4, num_inference_steps=4).attrs == dict(kept=8, generated=4, retries=0)
 
 
 def test_manifest_gives_back_what_was_written(pipe, tmp_path):
     "Prompts that look like numbers or hold a comma, and a fingerprint that looks like 1e1234."
     for k, prompt in enumerate(('007', 'NA', 'a "red", old\nfeeder', 'Kolibri, süß')):
-        frame = generate(pipe, prompt, 2, tmp_path/str(k), steps=2, model_hash='1e1234567890')
+        frame = generate(pipe, prompt, 2, tmp_path/str(k), num_inference_steps=2, model_hash='1e1234567890')
         assert read_manifest(tmp_path/str(k)).to_dict('records') == frame.to_dict('records')
         assert load_png(tmp_path/str(k)/'00001.png')[1]['prompt'] == prompt == frame.prompt[1]
 
@@ -202,19 +202,19 @@ def test_foreign_picture_is_not_touched(pipe, tmp_path):
 @pytest.mark.parametrize('prompts', ['a photo of a {red|blue} feeder', ['a photo of a red feeder', 'a photo of a blue feeder']])
 def test_prompt_variations_take_turns(pipe, folder, prompts):
     "Every other image has the prompt that it had before and is kept."
-    frame = generate(pipe, prompts, 8, folder, batch=4, steps=4)
+    frame = generate(pipe, prompts, 8, folder, batch_size=4, num_inference_steps=4)
     assert list(frame.prompt) == [PROMPT, 'a photo of a blue feeder']*4 and frame.attrs['kept'] == 4
     assert load_png(folder/'00001.png')[1]['prompt'] == 'a photo of a blue feeder'
-    generate(pipe, 'a photo of a blue feeder', 8, folder.parent/'blue', batch=4, steps=4)
+    generate(pipe, 'a photo of a blue feeder', 8, folder.parent/'blue', batch_size=4, num_inference_steps=4)
     assert (folder/'00001.png').read_bytes() == (folder.parent/'blue'/'00001.png').read_bytes()
 
 
 def test_every_sampler_draws_its_own_image_alone_or_in_company(tiny_folder):
-    from spurnb.draw.samplers import SAMPLERS, draw, use_sampler
+    from spurnb.draw.samplers import SAMPLERS, sample_images, use_sampler
     drawn = {}
     for name in SAMPLERS:
         pipe = use_sampler(load_pipeline(tiny_folder, 'cpu'), name)
-        together, alone = draw(pipe, [1, 2, 3], PROMPT, steps=6)[0], draw(pipe, [3], PROMPT, steps=6)[0]
+        together, alone = sample_images(pipe, [1, 2, 3], PROMPT, num_inference_steps=6)[0], sample_images(pipe, [3], PROMPT, num_inference_steps=6)[0]
         assert abs(np.asarray(together[2]).astype(int) - np.asarray(alone[0])).max() <= 1, name
         drawn[name] = together[0].tobytes()
     assert len(set(drawn.values())) >= len(SAMPLERS) - 1        # DDIM is Euler's method in other variables
@@ -222,7 +222,7 @@ def test_every_sampler_draws_its_own_image_alone_or_in_company(tiny_folder):
 
 def test_half_precision_is_a_setting(pipe, folder, tiny_folder):
     frame = again(load_pipeline(tiny_folder, 'cpu', 'bfloat16'), folder)
-    assert frame.attrs['drawn'] == 8 and set(frame.dtype) == {'bfloat16'}
+    assert frame.attrs['generated'] == 8 and set(frame.dtype) == {'bfloat16'}
 
 
 class Strict:
@@ -242,11 +242,11 @@ class Strict:
 
 def test_black_images_are_redrawn_and_counted(pipe, folder, tmp_path):
     frame = again(Strict(pipe, 2, (1, 6)), tmp_path/'strict')
-    assert list(frame.redraws) == [0, 2, 0, 0, 0, 0, 2, 0] and frame.attrs['redraws'] == 4
+    assert list(frame.retries) == [0, 2, 0, 0, 0, 0, 2, 0] and frame.attrs['retries'] == 4
     plain = read_manifest(folder)
-    assert list(frame.sha256 == plain.sha256) == [r == 0 for r in frame.redraws]
+    assert list(frame.sha256 == plain.sha256) == [r == 0 for r in frame.retries]
     assert all(load_png(tmp_path/'strict'/f)[0].getbbox() for f in frame.file)
-    assert again(pipe, tmp_path/'strict').attrs == dict(kept=8, drawn=0, redraws=4)
+    assert again(pipe, tmp_path/'strict').attrs == dict(kept=8, generated=0, retries=4)
 
 
 def test_always_black_is_an_error(pipe, tmp_path):
@@ -264,9 +264,9 @@ def test_flagged_images_are_redrawn_even_when_they_are_not_black(tiny_folder, fo
         return images, (gray > limit + .01).tolist()
     checked.safety_checker, checked.feature_extractor = checker, CLIPImageProcessor()
     frame = again(checked, tmp_path/'checked')
-    assert 0 < frame.attrs['redraws'] and set(frame.redraws[frame.sha256 == plain.sha256]) == {0}
+    assert 0 < frame.attrs['retries'] and set(frame.retries[frame.sha256 == plain.sha256]) == {0}
     assert all(np.asarray(load_png(tmp_path/'checked'/f)[0]).mean() <= limit + 1 for f in frame.file)
-    assert len({*frame.seed} - {*plain.seed}) == (frame.redraws > 0).sum()
+    assert len({*frame.seed} - {*plain.seed}) == (frame.retries > 0).sum()
 
 
 def told(tiny_folder, out, batch=4): return list(map(str, [PROMPT, '--model', tiny_folder, '--out', out, '--n', 22, '--batch', batch, '--steps', 40, '--device', 'cpu']))
@@ -290,7 +290,7 @@ def test_two_processes_draw_what_one_draws(tiny_folder, by_one, tmp_path):
     process = by_two(tiny_folder, tmp_path/'out')
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert out.count('22 images drawn, 0 were there') == 1 and '2 processes' in out, out
+    assert out.count('22 images generated, 0 were there') == 1 and '2 processes' in out, out
     assert contents(tmp_path/'out') == contents(by_one)
 
 
@@ -321,7 +321,7 @@ def test_two_processes_killed_in_the_middle(tiny_folder, by_one, tmp_path):
     assert 9 <= len(before) < 22
     second = by_two(tiny_folder, out)
     said, err = second.communicate(timeout=600)
-    assert second.returncode == 0 and f'{22-len(before)} images drawn, {len(before)} were there' in said, said + err
+    assert second.returncode == 0 and f'{22-len(before)} images generated, {len(before)} were there' in said, said + err
     assert {p.name: p.stat().st_mtime_ns for p in out.glob('*.png')}.items() >= before.items()
     assert contents(out) == contents(by_one)
 
@@ -397,10 +397,10 @@ def test_a_guide_raises_alpha_whatever_the_batch(pipe, folder, sfsl):
     frame = again(pipe, out, guide=guide)
     assert set(frame.guide) == {guide.name} and load_png(out/'00000.png')[1]['guide'] == guide.name
     assert mean_alpha(out, sfsl) > mean_alpha(folder, sfsl) and again(pipe, out, guide=guide).attrs['kept'] == 8
-    again(pipe, folder.parent/'ones', guide=guide, batch=1)
+    again(pipe, folder.parent/'ones', guide=guide, batch_size=1)
     assert contents(out) == contents(folder.parent/'ones')
     for other in (Guide(sfsl, .2), Guide(sfsl, .3, start=.2), Guide(sfsl, .3, stop=.9)):
-        assert again(pipe, out, guide=other).attrs['drawn'] == 8
+        assert again(pipe, out, guide=other).attrs['generated'] == 8
     assert 'forward' not in vars(pipe.unet)
 
 
@@ -409,9 +409,9 @@ def test_a_guide_steers_every_kind_of_answer(tiny_folder, sfsl, kind):
     import torch
     from spurnb.core import to_tensor
     from spurnb.draw.guided import Guide
-    from spurnb.draw.samplers import draw, use_sampler
-    pipe, how = load_pipeline(tiny_folder, 'cpu'), dict(steps=4, guidance=1.) if kind == 'plain words' else dict(steps=4)
+    from spurnb.draw.samplers import sample_images, use_sampler
+    pipe, how = load_pipeline(tiny_folder, 'cpu'), dict(num_inference_steps=4, guidance_scale=1.) if kind == 'plain words' else dict(num_inference_steps=4)
     if kind == 'euler': use_sampler(pipe, 'euler')
     elif kind != 'plain words': pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
-    with torch.no_grad(): plain, steered = (sfsl.g(to_tensor(draw(pipe, range(4), PROMPT, guide=g, **how)[0])).mean() for g in (None, Guide(sfsl, .3)))
+    with torch.no_grad(): plain, steered = (sfsl.g(to_tensor(sample_images(pipe, range(4), PROMPT, guide=g, **how)[0])).mean() for g in (None, Guide(sfsl, .3)))
     assert steered > plain

@@ -90,10 +90,10 @@ def check_meters(meters, n=2000, seed=1): # meters: {'object': images -> logits,
 def check_generator(pipe, meters, n_class=200, n_variant=50, n_context=100, seed=1, **sampling): # -> dict
     "What the truth meters find in generated pictures: the object that was asked for, the variant that was asked for, and objects that were not."
     import torch
-    from spurnb.draw.samplers import draw
+    from spurnb.draw.samplers import sample_images
     from spurnb.generate import image_seed
     def seen(prompt, n, meter):
-        images = to_tensor([im for i in range(0, n, 50) for im in draw(pipe, [image_seed(seed, k) for k in range(i, min(i+50, n))], prompt, **sampling)[0]])
+        images = to_tensor([im for i in range(0, n, 50) for im in sample_images(pipe, [image_seed(seed, k) for k in range(i, min(i+50, n))], prompt, **sampling)[0]])
         with torch.no_grad(): return meters[meter](images).argmax(1)
     found = dict(objects={}, variants={}, bare={})
     for c in track(CLASSES, 'generated objects'): found['objects'][c] = _share(seen(caption(c), n_class, 'object') == OBJECT_NAMES.index(c))
