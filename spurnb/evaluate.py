@@ -15,7 +15,7 @@ from .core import UserError, process_state, settings_hash, track
 from .data import image_hashes
 from .encoders import load_encoder
 from .photos.folders import FolderImages
-from .audit.judges import Judge, JudgeFailed, cached_logits, question, remembered, share_out, weights_hash
+from .audit.judges import Judge, JudgeFailed, cached_answers, cached_logits, query, share_work, weights_hash
 from .audit.meters import Meters, load_meters, validity
 from .audit.similarity import closeness, directions, diversity, lpips_diversity, lpips_to, near_copies, unit_features, vendi
 from .audit.stats import bootstrap, consistency, fleiss_kappa, hits, holm, mcnemar, mean_interval, mean_rate, measure, next_judge_rate, paired_difference, score_intervals, spurious_rate, spurious_score, t_interval, weighted_bootstrap, why_no_kappa, wilson
@@ -199,10 +199,10 @@ def _presence_question(images, hashes, meters, target, cache): # the meters' col
     return Path(cache)/f'presence-{_kind(images)}-{settings_hash([meters.hash, target])}', hashes, lambda some: meters.presence(images[some], target)[list(meters.columns)].to_numpy()
 
 def _questions(judges, arms, class_images, target, hashes, spaces, meters, cache): # hashes: of each arm, and under None of the class images
-    "All that an audit will ask, for `share_out`."
+    "All that an audit will ask, for `share_work`."
     for j in judges:
-        for arm, x in arms.items(): yield question(j, x, cache, hashes[arm])
-        if hashes[None]: yield question(j.on_class, class_images, cache, hashes[None])
+        for arm, x in arms.items(): yield query(j, x, cache, hashes[arm])
+        if hashes[None]: yield query(j.on_class, class_images, cache, hashes[None])
     for arm, x in arms.items():
         yield from (_space_question(x, hashes[arm], s, cache) for s in spaces)
         if hasattr(meters, 'hash'): yield _presence_question(x, hashes[arm], meters, target.name, cache)
@@ -226,13 +226,13 @@ def _asked(judges, arms, class_images, target, cache, hashes):
 def _space(images, hashes, space, center, cache):
     "`unit_features` of an arm, whose features are kept in `cache`."
     if cache is None: return unit_features(space, images, center)
-    return directions(torch.from_numpy(remembered(*_space_question(images, hashes, space, cache))), center)
+    return directions(torch.from_numpy(cached_answers(*_space_question(images, hashes, space, cache))), center)
 
 def _presence(meters, images, hashes, target, cache):
     "What the meters see in an arm, kept in `cache` if they say who they are."
     if meters is None: return None
     if cache is None or not hasattr(meters, 'hash'): return meters.presence(images, target)
-    return pd.DataFrame(remembered(*_presence_question(images, hashes, meters, target, cache)), columns=list(meters.columns))
+    return pd.DataFrame(cached_answers(*_presence_question(images, hashes, meters, target, cache)), columns=list(meters.columns))
 
 # %% ../nbs/08_evaluate.ipynb #e17b4a26
 def _same(arm, hashes, others): # which pairs are the same picture; only among references is that no copy
@@ -279,7 +279,7 @@ def _counted(arms, said, p_class, target, hashes, presence, calibration, columns
 def _about(target, judges, known, encoder, **counts): # what metrics are about
     accuracy = {j: dict(accuracy=_share(hits(l, target.index))) for j, l in known.items()}
     return dict(format=1, target=dict(name=target.name, index=target.index, feature=target.feature, prompted=target.prompted, classes=len(target.classes)),
-        judges={j.name: dict(weights=j.weights[:12], transform=j.transform) | accuracy.get(j.name, {}) for j in judges},
+        judges={j.name: dict(weights=j.weights[:12], transform=j.transform_hash) | accuracy.get(j.name, {}) for j in judges},
         encoder=None if encoder is None else dict(hash=encoder.hash[:12]), chance=1/len(target.classes), intervals=INTERVALS,
         **{name: 0 if x is None else len(x) for name, x in counts.items()})
 
@@ -303,7 +303,7 @@ def audit(
     hashes, state = {arm: _hashes(x) for arm, x in [*arms.items(), (None, class_images)]}, process_state(judges[0].device) if cache else None
     if state:
         spaces = [s for s in (encoder, getattr(meters, 'context', None)) if s is not None and encoder is not None]
-        share_out(_questions([j for j in judges if _knows(j, target)], arms, class_images, target, hashes, spaces, meters, cache), state)
+        share_work(_questions([j for j in judges if _knows(j, target)], arms, class_images, target, hashes, spaces, meters, cache), state)
     said, known, left_out = _asked(judges, arms, class_images, target, cache, hashes)
     p_class = np.stack([_softmax(l, target.index) for l in known.values()], 1) if known else None
     presence = {arm: _presence(meters, x, hashes[arm], target.name, cache) for arm, x in arms.items()}

@@ -22,8 +22,8 @@ def mobilenet(): # no transform: ImageNet's usual one
 
 def lite(): # with a transform of its own
     from efficientnet_lite_pytorch import EfficientNet
-    look = T.Compose([T.Resize(256, T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.ToTensor(), T.Normalize([127/255]*3, [128/255]*3)])
-    return EfficientNet.from_pretrained('efficientnet-lite0', weights_path={lite!r}), dict(transform=look)
+    transform = T.Compose([T.Resize(256, T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.ToTensor(), T.Normalize([127/255]*3, [128/255]*3)])
+    return EfficientNet.from_pretrained('efficientnet-lite0', weights_path={lite!r}), dict(transform=transform)
 '''
 
 

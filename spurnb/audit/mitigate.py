@@ -87,7 +87,7 @@ def _with_head(judge, head, name, make):
     model = copy.deepcopy(judge.model)
     place, layer = linear_head(model, head)
     model.set_submodule(place, make(layer))
-    return judge.remade(name, model)
+    return judge.with_model(name, model)
 
 def _check_fix(pca, components, layer, before):
     known, classes = pca.components.shape[1], layer.out_features if pca.encoder is None else len(pca.encoder.weight)

@@ -309,20 +309,20 @@ def mcnemar(
     b, # bool (n,): hits of the same judge in another, on the same seeds
 )->dict: # only_first, only_second, p
     "McNemar's exact test: how many images are hit in one arm only, and how surprising that is if the arms are alike."
+    from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     if a.shape != b.shape or a.ndim != 1: raise UserError(f'hits have shapes {a.shape} and {b.shape}; give one judge on the same images.')
     first, second = int((a & ~b).sum()), int((b & ~a).sum())
-    return dict(only_first=first, only_second=second, p=float(stats.binomtest(first, first+second).pvalue) if first+second else 1.)
+    p = float(exact_mcnemar([[0, first], [second, 0]], exact=True).pvalue)
+    return dict(only_first=first, only_second=second, p=p)
 
 def holm(
     p_values, # (m,) of m tests
 ): # (m,) adjusted
     "Holm's step-down adjustment: reject where the result is below 0.05, and at most one family in twenty has a false alarm."
+    from statsmodels.stats.multitest import multipletests
     p = np.asarray(p_values, float)
-    order, m = np.argsort(p), len(p)
-    adjusted = np.empty(m)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order]*(m - np.arange(m))))
-    return adjusted
+    return multipletests(p, method='holm')[1] if len(p) else p
 
 # %% ../../nbs/audit/stats.ipynb #99489de2
 def measure(

@@ -118,9 +118,9 @@ def _torchvision(name, device, protocol, classes):
     pick(arch, models.list_models(module=models), 'classifier of torchvision')
     weights = models.get_model_weights(arch)
     weights = weights[pick(tag, weights.__members__, f'weights of {arch}')] if tag else weights.DEFAULT
-    look, model = weights.transforms(), models.get_model(arch, weights=weights)
+    transform, model = weights.transforms(), models.get_model(arch, weights=weights)
     names, columns = head_classes(len(weights.meta['categories']), weights.meta['categories'], classes)
-    return Judge(name, model, dict(mean=look.mean, std=look.std), device, look, names, columns, protocol)
+    return Judge(name, model, dict(mean=transform.mean, std=transform.std), device, transform, names, columns, protocol)
 
 # %% ../../nbs/audit/zoo.ipynb #f18b4e01
 def _transformers(name, device, protocol, classes):
@@ -129,9 +129,9 @@ def _transformers(name, device, protocol, classes):
     model, info = AutoModelForImageClassification.from_pretrained(where, output_loading_info=True)
     if info['missing_keys']: raise JudgeFailed(f'{name!r} lacks weights, such as {sorted(info["missing_keys"])[0]!r}; take a model that was trained to classify.')
     processor = AutoImageProcessor.from_pretrained(where)
-    def look(image): return torch.as_tensor(processor(images=image, return_tensors='pt')['pixel_values'][0])
+    def transform(image): return torch.as_tensor(processor(images=image, return_tensors='pt')['pixel_values'][0])
     names, columns = head_classes(model.config.num_labels, [model.config.id2label[i] for i in range(model.config.num_labels)], classes)
-    return Judge(name, model.float(), _normalization(processor), device, look, names, columns, protocol)
+    return Judge(name, model.float(), _normalization(processor), device, transform, names, columns, protocol)
 
 def _normalization(processor): # of transformers, as timm writes it
     if not getattr(processor, 'do_normalize', False): return dict(mean=(0.,)*3, std=(1.,)*3)
@@ -145,7 +145,7 @@ def _folder(name, device, protocol, classes):
     if not list(folder.glob('*.safetensors')): raise JudgeFailed(f'the folder {name!r} holds no weights as safetensors; save them so, pickled ones are not opened.')
     if 'architecture' not in config: return _transformers(name, device, protocol, classes)
     judge = _timm(f'local-dir:{name}', device, protocol, classes)
-    return judge.remade(name, judge.model)
+    return judge.with_model(name, judge.model)
 
 def _file(name, device, protocol, classes):
     arch, _, file = name.partition('@')
@@ -217,11 +217,11 @@ def own_judge(
     try: model, about, file = _called(spec)
     except UserError: raise
     except Exception as e: raise JudgeFailed(f'{spec!r} fails with {type(e).__name__}: {(str(e).strip() or "no message").splitlines()[0][:200]}') from e
-    look, config = about.get('transform'), {k: about[k] for k in ('mean', 'std') if k in about}
-    if look is None: config = IMAGENET_INPUT | config
-    outputs = Judge(spec, model, config, device, look).logits(torch.full((1, 3, 64, 64), .5)).shape[1]
+    transform, config = about.get('transform'), {k: about[k] for k in ('mean', 'std') if k in about}
+    if transform is None: config = IMAGENET_INPUT | config
+    outputs = Judge(spec, model, config, device, transform).logits(torch.full((1, 3, 64, 64), .5)).shape[1]
     names, columns = head_classes(outputs, about.get('classes'), classes)
-    judge = Judge(spec, model, config, device, look, names, columns, protocol)
+    judge = Judge(spec, model, config, device, transform, names, columns, protocol)
     for j in {judge, judge.on_class}: j.kind = settings_hash([j.kind, sha256(file) if file else ''])
     return judge
 
