@@ -1,8 +1,12 @@
-"Files under kills and concurrent writers, commands in a process of their own: what a notebook cell cannot show."
-import json, os, signal, subprocess, sys, time
+"Core: files under kills and concurrent writers, commands in their own process, and tables of edge cases."
+import contextlib, errno, inspect, io, json, math, os, signal, subprocess, sys, time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors import SafetensorError
 
 from spurnb import core
 
@@ -89,44 +93,42 @@ def test_ctrl_c_within_atomic_leaves_nothing(tmp_path):
 
 
 command = '''
-import sys
-from fastcore.script import call_parse
+import sys, time, tyro
 from spurnb.core import UserError, pick, cli_errors, positive, write_json
-@call_parse
+
 @cli_errors
-def spurnb_demo(
-    target:str='hummingbird', # class to look at
-    n:int=8, # how many
-    out:str='.', # folder to write to
-):
-    "Show the manners of a command."
+def spurnb_demo(target:str='hummingbird', n:int=8, out:str='.'):
+    "Show how a command behaves."
     positive(n, '--n')
     pick(target, ['hummingbird', 'koala'], 'target')
     write_json(f'{out}/config.json', dict(target=target, n=n))
     if n == 99:
-        import time
         print('waiting', flush=True)
         time.sleep(60)
     return {'not': 'a number'}
+
+sys.exit(tyro.cli(spurnb_demo))
 '''
 
 
 @pytest.fixture
 def demo(tmp_path):
-    "A command as the package's modules end with one; under `python file.py` it runs where it is decorated."
+    "A command in a process of its own."
     file = tmp_path/'demo.py'
     file.write_text(command)
+    env = os.environ | {'PYTHONPATH': str(root)}
     def run(*args): # exit code, stdout, stderr
-        r = subprocess.run([sys.executable, str(file), *map(str, args)], text=True, capture_output=True, env=os.environ | {'PYTHONPATH': str(root)})
+        r = subprocess.run([sys.executable, str(file), *map(str, args)], text=True, capture_output=True, env=env)
         return r.returncode, r.stdout, r.stderr
     run.file = file
     return run
 
 
-def test_help_comes_from_the_comments(demo):
+def test_the_signature_is_kept_for_help(demo):
+    def f(target:str='koala', n:int=8): "Count."
+    assert inspect.signature(core.cli_errors(f)) == inspect.signature(f)
     code, out, err = demo('--help')
-    assert (code, err) == (0, '')
-    for words in 'Show the manners of a command.', 'class to look at', 'how many', 'folder to write to': assert words in out
+    assert (code, err) == (0, '') and 'Show how a command behaves.' in out
 
 
 def test_a_result_is_no_failure(demo, tmp_path):
@@ -153,7 +155,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(demo, tmp_path):
 
 def test_ctrl_c_is_one_line_and_130(demo, tmp_path):
     p = subprocess.Popen([sys.executable, str(demo.file), '--n', '99', '--out', str(tmp_path/'run')], text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {'PYTHONPATH': str(root)})
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         env=os.environ | {'PYTHONPATH': str(root)})
     assert p.stdout.readline() == 'waiting\n'
     p.send_signal(signal.SIGINT)
     _, err = p.communicate()
@@ -170,6 +173,161 @@ def test_workers_of_nbdev_test_use_one_thread(monkeypatch):
 
 
 def test_numbers_are_the_same_in_every_process():
-    code = "from spurnb.core import *; print(settings_hash({'b': 2.5, 'a': [1]}), generator(3, 'noise', 1).initial_seed())"
+    code = ("from spurnb.core import *; "
+            "print(settings_hash({'b': 2.5, 'a': [1]}), generator(3, 'noise', 1).initial_seed())")
     outs = {start(code, env={'PYTHONHASHSEED': str(seed)}).communicate()[0] for seed in (0, 1)}
     assert outs == {f"{core.settings_hash(dict(a=[1], b=2.5))} {core.generator(3, 'noise', 1).initial_seed()}\n"}
+
+
+def complaint(f, *args, **kwargs):
+    "Return the message of the `UserError` that `f` raises, or None."
+    try: f(*args, **kwargs)
+    except core.UserError as e: return str(e)
+
+
+targets = ['hummingbird', 'koala', 'tench', 'freight car']
+models = [f'resnet{n}' for n in range(1000)]
+
+@pytest.mark.parametrize('call, expected', [
+    (lambda: core.pick('Humming Bird', targets, 'target'), "no target 'Humming Bird'; did you mean 'hummingbird'?"),
+    (lambda: core.pick('freight_car', targets), "did you mean 'freight car'?"),
+    (lambda: core.pick('feeder', models, 'classifier'),
+     "no classifier 'feeder'; choose another. There are 1000, such as resnet0, resnet1, resnet2, resnet3, resnet4."),
+    *((lambda bad=bad: core.positive(bad, '--n'), f'--n is {bad!r}; give a number above zero.')
+      for bad in (0, -1, math.nan, math.inf, True, '64')),
+    (lambda: core.get_device('tpu'), "device 'tpu' is not available"),
+    (lambda: core.cap_threads(0), 'the number of threads is 0'),
+    *((lambda bad=bad: core.share(range(8), bad), f'shard is {bad!r}') for bad in ('3/2', '0/2', 'half')),
+    (lambda: core.read_json('nowhere.json'), 'there is no file'),
+    (lambda: core.load_png('nowhere.png'), 'there is no image'),
+    (lambda: core.to_tensor([]), 'there are no images'),
+    (lambda: core.to_tensor([Image.new('RGB', (64, 64)), Image.new('RGB', (48, 48))]), 'differ in size'),
+    (lambda: core.image_grid([]), 'put in a grid'),
+    (lambda: core.show_images([]), 'images to show'),
+])
+def test_user_errors(call, expected):
+    assert expected in complaint(call)
+
+
+def raises(error):
+    "Return a command that raises `error`."
+    @core.cli_errors
+    def command(): raise error
+    return command
+
+
+@pytest.mark.parametrize('error, code, expected', [
+    (core.UserError('there is no x; give y.'), 2, 'command: there is no x; give y.'),
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'runs/birds'), 2, "cannot use 'runs/birds': No space left"),
+    (SafetensorError('I/O error: No space left on device (os error 28)'), 2, 'no space left on device; free some'),
+    (KeyboardInterrupt(), 130, 'command: stopped'),
+])
+def test_exit_codes(error, code, expected):
+    with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as left:
+        raises(error)()
+    assert left.value.code == code and expected in err.getvalue() and err.getvalue().count('\n') == 1
+
+
+@pytest.mark.parametrize('error', [FileNotFoundError(errno.ENOENT, 'not the user'), KeyError('x')])
+def test_a_bug_keeps_its_traceback(error):
+    with pytest.raises(type(error)): raises(error)()
+
+
+def test_devices():
+    assert core.get_device('cpu') == 'cpu' and core.get_device() in ('cuda', 'mps', 'cpu')
+
+
+@pytest.mark.parametrize('torch_version, vision_version, expected', [
+    ('2.9.0+cpu', '0.24.0+cu130', "torch is built for 'cpu' and torchvision for 'cu13'"),
+    ('2.9.0+cu128', '0.24.0+cu126', None), # the same major version of CUDA works
+    ('2.9.0', '0.24.0+cpu', None), # a build that does not say
+])
+def test_mismatched_builds(tmp_path, monkeypatch, torch_version, vision_version, expected):
+    for name, version in ('torch', torch_version), ('torchvision', vision_version):
+        (tmp_path/name).mkdir()
+        (tmp_path/name/'__init__.py').write_text('')
+        (tmp_path/name/'version.py').write_text(f"__version__ = '{version}'\n")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = complaint(core.check_torch)
+    assert found is None if expected is None else expected in found
+
+
+def test_settings_have_the_same_name_everywhere():
+    assert core.settings_hash({'a': 1}) == '015abd7f5cc5'
+    assert core.settings_hash({'a': np.float64(1e-4)}) == core.settings_hash({'a': 1e-4})
+
+
+def test_keyed_streams_are_independent():
+    "With 4,096 numbers a stream, independent streams correlate by about 1/64."
+    assert core.generator(0, 'noise', np.int64(17)).initial_seed() == core.generator(0, 'noise', 17).initial_seed()
+    keys = [(seed, i) for seed in range(4) for i in range(16)]
+    streams = torch.stack([torch.randn(4096, generator=core.generator(s, 'noise', i)) for s, i in keys])
+    others = torch.corrcoef(streams).fill_diagonal_(0)
+    assert abs(others.std().item()*64 - 1) < 0.1 and others.abs().max() < 6/64
+
+
+def test_a_writer_that_writes_nothing_changes_nothing(tmp_path):
+    (tmp_path/'model').mkdir()
+    (tmp_path/'model'/'unet').write_text('old')
+    with pytest.raises(OSError), core.atomic(tmp_path/'model'): pass
+    assert (tmp_path/'model'/'unet').read_text() == 'old'
+
+
+def test_only_old_leftovers_are_swept(tmp_path, monkeypatch):
+    left = tmp_path/'.part-left'
+    left.mkdir()
+    monkeypatch.setattr(core, '_swept', set())
+    core._sweep(tmp_path)
+    assert left.exists()
+    os.utime(left, (0, 0))
+    core._sweep(tmp_path) # once a process
+    assert left.exists()
+    core._swept.clear()
+    core._sweep(tmp_path)
+    assert not left.exists()
+
+
+def test_sha256_of_files_and_bytes(tmp_path):
+    (tmp_path/'abc').write_bytes(b'abc') # the example in FIPS 180-4
+    expected = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+    assert core.sha256(tmp_path/'abc') == core.sha256(b'abc') == expected
+
+
+def noise_images(n, size=64):
+    "Return `n` images of random pixels."
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(n)]
+
+
+def test_images_survive_the_round_trip():
+    images = noise_images(4)
+    x = core.to_tensor(images)
+    assert [i.tobytes() for i in core.to_pil(x)] == [i.tobytes() for i in images]
+    assert core.to_pil(x[0]*2 - 0.5)[0].getextrema() == ((0, 255),)*3 # clipped, not wrapped around
+
+
+def test_a_grid_holds_its_images_untouched():
+    images = noise_images(12)
+    grid = core.image_grid(images, cols=6)
+    assert grid.crop((3*66, 66, 3*66 + 64, 66 + 64)).tobytes() == images[9].tobytes()
+    assert core.image_grid(core.to_tensor(images), cols=6).tobytes() == grid.tobytes()
+    assert core.image_grid([np.asarray(i) for i in images], cols=6).tobytes() == grid.tobytes()
+
+
+def test_a_png_saved_twice_has_the_same_bytes_and_half_of_it_is_recognized(tmp_path):
+    [image] = noise_images(1)
+    file, text = tmp_path/'0.png', dict(prompt='a photo of a red feeder, cliché', seed=17, size=(64, 64))
+    core.save_png(file, core.to_tensor([image])[0], **text)
+    whole = file.read_bytes()
+    read, found = core.load_png(file)
+    assert read.tobytes() == image.tobytes() and found['prompt'] == text['prompt'] and found['size'] == '[64, 64]'
+    core.save_png(file, image, **text | dict(size=[64, 64]))
+    assert file.read_bytes() == whole
+    file.write_bytes(whole[:len(whole)//2])
+    assert 'damaged' in complaint(core.load_png, file)
+
+
+def test_short_work_has_no_progress_bar():
+    with contextlib.redirect_stderr(io.StringIO()) as err: assert list(core.track('abc', 'reading')) == ['a', 'b', 'c']
+    assert err.getvalue() == ''

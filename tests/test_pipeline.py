@@ -91,7 +91,7 @@ def test_stopped_in_the_middle_it_goes_on(tmp_path):
     started.send_signal(signal.SIGINT)
     _, err = started.communicate(timeout=300)
     assert started.returncode == 130, err
-    assert err.strip().splitlines()[-1].endswith('the same command goes on from there') and 'Traceback' not in err
+    assert err.strip().splitlines()[-1].endswith('the same command resumes it') and 'Traceback' not in err
     assert not list(run.rglob('.part-*')) and not (run/'metrics.json').exists()
     prior = {p: p.stat().st_mtime_ns for p in run.glob('prior/*/*.png')}
     subprocess.run(command, check=True, capture_output=True, timeout=600)
