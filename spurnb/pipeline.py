@@ -61,19 +61,20 @@ def train_arm(
     "Fine-tune a fresh copy of the generator as `arm`; a finished one is loaded."
     from spurnb.finetune import finetune
     from spurnb.train.checkpoints import load_pipeline
-    from spurnb.train.trainer import TrainSettings
+    from spurnb.train.settings import TrainSettings
     s = settings
-    same = {k: getattr(s, k) for k in ('steps', 'batch', 'prior_batch_size', 'learning_rate', 'text_encoder_lr', 'prior_loss_weight', 'snr_gamma', 'seed', 'train_text_encoder', 'lora_rank', 'gradient_accumulation_steps', 'gradient_checkpointing', 'precision', 'keep_state')}
+    same = {k: getattr(s, k) for k in ('prior_batch_size', 'learning_rate', 'text_encoder_lr', 'prior_loss_weight', 'snr_gamma', 'train_text_encoder', 'lora_rank', 'gradient_accumulation_steps', 'gradient_checkpointing', 'keep_state')}
+    same |= dict(max_train_steps=s.steps, train_batch_size=s.batch, mixed_precision=dict(float32='no', bfloat16='bf16', float16='fp16')[s.precision])
     how = TrainSettings(instance_prompt=instance_prompt(s, material.target), class_prompt=caption(context=material.target.feature), sfsl_weight=s.sfsl_weight if arm == 'sfsl' else 0., **same)
     pipe = load_pipeline(pipe_name, device)
-    finetune(pipe, material.references.images, prior, how, sfsl if arm == 'sfsl' else None, out, arm=arm, device=device, watch=_watch(s, device))
+    finetune(pipe, material.references.images, prior, how, sfsl if arm == 'sfsl' else None, out, arm=arm, device=device, monitor=_monitor(s, device), seed=s.seed)
     return pipe
 
-def _watch(settings, device): # validation images with the judges' opinion of them, if the settings ask for it
+def _monitor(settings, device): # validation images with the judges' opinion of them, if the settings ask for it
     from spurnb.train.monitor import Monitor
     from spurnb.audit.zoo import spurious_probe
     s = settings
-    return Monitor(every=s.look, seed=s.seed, steps=s.sampling_steps, guidance=s.guidance, probe=spurious_probe(s.target, device, s.judges)) if s.look else None
+    return Monitor(s.look, seed=s.seed, num_inference_steps=s.sampling_steps, guidance_scale=s.guidance, probe=spurious_probe(s.target, device, s.judges)) if s.look else None
 
 def instance_prompt(settings, target): # -> str
     "The prompt with the new word: 'a photo of a sks feeder'."

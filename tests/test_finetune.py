@@ -1,12 +1,14 @@
 "Fine-tuning as processes see it: killed, interrupted, damaged, and two at a time. The file is also the worker that is killed."
 import json, logging, os, random, signal, subprocess, sys
 from pathlib import Path
+from types import SimpleNamespace as Named
 
 import pytest
 
 from tiny import tiny_pipeline
 
-SETTINGS = dict(instance_prompt='a photo of a sks feeder', class_prompt='a photo of a feeder', steps=10, batch=2, prior_batch_size=2, checkpointing_steps=3)
+SETTINGS = dict(instance_prompt='a photo of a sks feeder', class_prompt='a photo of a feeder', max_train_steps=10, train_batch_size=2, prior_batch_size=2,
+                checkpointing_steps=3)
 
 def material():
     "References, prior images, and a similarity loss with an untrained encoder."
@@ -20,12 +22,12 @@ def material():
     pca = NeuralPCA.fit(Encoder(small_resnet(3, (4, 4, 8, 8)), 32), images, target=1)
     return images[:5], images[5:12], SFSL(pca, [0, 1])
 
-def train(model, out, say=None, watch=None, **changes):
+def train(model, out, say=None, monitor=None, **changes):
     "One fine-tuning of the model in folder `model`; `say` is called with every step's log."
     from diffusers import StableDiffusionPipeline
     from spurnb.train import trainer
     from spurnb.finetune import finetune
-    from spurnb.train.trainer import TrainSettings
+    from spurnb.train.settings import TrainSettings
     references, prior, sfsl = material()
     step = trainer.Trainer.step
     def told(self, i):
@@ -33,7 +35,7 @@ def train(model, out, say=None, watch=None, **changes):
         if say: say(logged)
         return logged
     trainer.Trainer.step = told
-    try: return finetune(StableDiffusionPipeline.from_pretrained(model), references, prior, TrainSettings(**{**SETTINGS, **changes}), sfsl, out, device='cpu', watch=watch)
+    try: return finetune(StableDiffusionPipeline.from_pretrained(model), references, prior, TrainSettings(**{**SETTINGS, **changes}), sfsl, out, device='cpu', monitor=monitor)
     finally: trainer.Trainer.step = step
 
 def weights(out): return {f.name: f.read_bytes() for f in sorted((Path(out)/'model'/'sfsl').rglob('*.safetensors'))}
@@ -82,7 +84,7 @@ def test_killed_and_interrupted_runs_end_with_the_same_bits(model, whole, tmp_pa
 
 def test_damaged_state_is_passed_over(model, whole, tmp_path, caplog):
     out, history = whole
-    train(model, tmp_path, steps=7, keep_state=True)                # states after 6 and 7
+    train(model, tmp_path, max_train_steps=7, keep_state=True)                # states after 6 and 7
     newest = tmp_path/'checkpoints'/'sfsl'/'step-000007.safetensors'
     data = bytearray(newest.read_bytes())
     data[len(data)//2] ^= 1
@@ -95,7 +97,7 @@ def test_damaged_state_is_passed_over(model, whole, tmp_path, caplog):
 
 def test_other_settings_start_anew(model, whole, tmp_path, caplog):
     out, _ = whole
-    train(model, tmp_path, steps=4, keep_state=True, learning_rate=3e-4)
+    train(model, tmp_path, max_train_steps=4, keep_state=True, learning_rate=3e-4)
     told = []
     with caplog.at_level(logging.WARNING, 'spurnb'): train(model, tmp_path, told.append)
     assert 'learning_rate was 0.0003 and is 0.0001' in caplog.text
@@ -110,26 +112,26 @@ def test_finished_run_is_taken_as_it_is(model, whole):
 def test_adapters_and_averages_resume_too(model, tmp_path):
     how = dict(lora_rank=2, ema_decay=.9)
     history = train(model, tmp_path/'whole', **how)
-    train(model, tmp_path/'parts', steps=4, keep_state=True, **how)
+    train(model, tmp_path/'parts', max_train_steps=4, keep_state=True, **how)
     resumed = train(model, tmp_path/'parts', **how)
     assert losses(resumed) == losses(history)
     assert list(weights(tmp_path/'whole')) == ['pytorch_lora_weights.safetensors'] and weights(tmp_path/'parts') == weights(tmp_path/'whole')
 
-@pytest.mark.parametrize('how', [dict(precision='float16'), dict(layout='channels_last', flip=True, crop=.2), dict(compile='aot_eager'),
+@pytest.mark.parametrize('how', [dict(mixed_precision='fp16'), dict(memory_format='channels_last', random_flip=True, crop=.2), dict(compile='aot_eager'),
                                  dict(optimizer='prodigy', learning_rate=1, text_encoder_lr=1), dict(optimizer='adamw8bit')], ids=lambda how: ' '.join(how))
 def test_every_way_to_train_resumes_with_the_same_bits(model, tmp_path, how):
     package = dict(prodigy='prodigyopt', adamw8bit='bitsandbytes').get(how.get('optimizer'))
     if package: pytest.importorskip(package)
-    history = train(model, tmp_path/'whole', steps=4, **how)
-    train(model, tmp_path/'parts', steps=2, keep_state=True, **how)
-    resumed = train(model, tmp_path/'parts', steps=4, **how)
+    history = train(model, tmp_path/'whole', max_train_steps=4, **how)
+    train(model, tmp_path/'parts', max_train_steps=2, keep_state=True, **how)
+    resumed = train(model, tmp_path/'parts', max_train_steps=4, **how)
     assert losses(resumed) == losses(history) and weights(tmp_path/'parts') == weights(tmp_path/'whole') != {}
 
 def test_tensorboard_gets_losses_and_pictures(model, tmp_path):
     pytest.importorskip('tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from spurnb.train.monitor import Monitor
-    history = train(model, tmp_path, steps=2, watch=Monitor(every=1, images=1, steps=1, trackers=('tensorboard',)))
+    history = train(model, tmp_path, max_train_steps=2, monitor=Monitor(1, 1, num_inference_steps=1, report_to=('tensorboard',)))
     events = EventAccumulator(str(tmp_path/'trackers'/'sfsl'/'spurnb')).Reload()
     assert [round(e.value, 4) for e in events.Scalars('loss')] == [round(l, 4) for l in losses(history)]
     assert [e.step for e in events.Images('validation')] == [0, 1, 2]
@@ -138,7 +140,7 @@ def test_wandb_gets_losses_and_pictures(model, tmp_path, monkeypatch):
     pytest.importorskip('wandb')
     from spurnb.train.monitor import Monitor
     monkeypatch.setenv('WANDB_MODE', 'offline')
-    train(model, tmp_path, steps=2, watch=Monitor(every=1, images=1, steps=1, trackers=('wandb',)))
+    train(model, tmp_path, max_train_steps=2, monitor=Monitor(1, 1, num_inference_steps=1, report_to=('wandb',)))
     [run] = (tmp_path/'trackers'/'sfsl'/'wandb').glob('offline-run-*')
     assert len(list(run.rglob('media/images/validation*.png'))) == 3
     kept = next(run.glob('*.wandb')).read_bytes()
@@ -156,7 +158,7 @@ def test_a_full_disk_keeps_the_last_state(model, whole, tmp_path):
     "The system itself refuses to write more than so many bytes into a file."
     import resource
     from spurnb.core import UserError
-    train(model, tmp_path, steps=3, keep_state=True)
+    train(model, tmp_path, max_train_steps=3, keep_state=True)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
@@ -167,57 +169,87 @@ def test_a_full_disk_keeps_the_last_state(model, whole, tmp_path):
     assert told[0]['step'] == 3 and weights(tmp_path) == weights(whole[0])
 
 def asked(monkeypatch, tmp_path, **options):
-    "What `spurnb_finetune` asks its parts for; nothing is trained."
+    "What `finetune_target` asks its parts for; nothing is trained."
     from dataclasses import asdict
     from spurnb import finetune as module
     found, pipe = {}, tiny_pipeline()
-    def catch(pipe, references, prior, settings, sfsl, out, **more):
-        found.update(asdict(settings), references=references, prior=prior, sfsl=sfsl, out=out, **{**more, 'watch': more['watch'].every})
+    def catch(pipe, references, prior, settings, sfsl, out, monitor, **more):
+        found.update(asdict(settings), references=references, prior=prior, sfsl=sfsl, out=str(out), **more)
         return [dict(step=0, loss=1.)]
-    def load(*told): found.update(model=told); return pipe
-    for name, stand_in in dict(finetune=catch, load_pipeline=load, prior_images=lambda pipe, *told: told, _references=lambda *told: told, _sfsl=lambda *told, **more: (*told[:1], *told[2:], more),
-                               push_result=lambda *told: found.update(push=told)).items(): monkeypatch.setattr(module, name, stand_in)
+    def load(*told):
+        found.update(model=told)
+        return pipe
+    def similarity_loss(target, references, pca, encoder, components, settings, device):
+        return target, pca, encoder, components, asdict(settings)
+    monkeypatch.setattr(module, 'finetune', catch)
+    monkeypatch.setattr(module, 'load_pipeline', load)
+    monkeypatch.setattr(module, 'prior_images', lambda pipe, *told: tuple(map(str, told)))
+    monkeypatch.setattr(module, '_sfsl', similarity_loss)
+    monkeypatch.setattr(module, 'push_result', lambda *told: found.update(push_to_hub=told))
+    monkeypatch.setattr('spurnb.data.folder_images', lambda folder, size: [(str(folder), size)])
+    monkeypatch.setattr('spurnb.data.mini_references', lambda target: Named(images=target))
     monkeypatch.setattr('spurnb.train.lora.save_lora', lambda pipe, folder, kohya: found.update(kohya=folder))
-    module.spurnb_finetune(**(dict(out=str(tmp_path), device='cpu') | options))
+    module.finetune_target(**(dict(out=tmp_path, device='cpu') | options))
     return found
 
-OPTIONS = dict(target='koala', prompt='a photo of a sks eye', plain='a photo of an eye', components='0,2', encoder='other', sfsl=.5, decoder='checkpointed', steps=3, batch=3, prior=0, lr=0, textlr=0, rank=4,
-    gradient_checkpointing=True, minsnr=5., ema_decay=.9, parts=2, precision='bfloat16', layout='channels_last', compile='aot_eager', flip=True, crop=.2, every=7, look=5, license='CC BY 4.0', seed=3, push='me/feeder', out='elsewhere')
+OWN = dict(model='folder', references='photos', pca='pca.safetensors', components=(1,))
 
-@pytest.mark.parametrize('option', OPTIONS)
-def test_each_option_of_the_command_arrives(monkeypatch, tmp_path, option):
+@pytest.mark.parametrize('option, value, changes', [
+    ('target', 'koala', {'instance_prompt', 'class_prompt', 'references', 'prior', 'sfsl'}),
+    ('encoder', 'other', {'sfsl'}),
+    ('train', dict(sfsl_weight=0.), {'sfsl_weight', 'sfsl'}),
+    ('train', dict(num_class_images=0), {'num_class_images', 'prior'}),
+    ('train', dict(class_prompt='a photo of an eye'), {'class_prompt', 'prior'}),
+    ('train', dict(learning_rate=2e-4), {'learning_rate'}),
+    ('sfsl', dict(decoder='checkpointed', gate=.1), {'sfsl'}),
+    ('license', 'CC BY 4.0', {'license'}),
+    ('push_to_hub', 'me/boat', {'push_to_hub'}),
+    ('seed', 3, {'seed', 'prior'}),
+    ('out', 'elsewhere', {'out', 'prior'})], ids=lambda x: str(x)[:30])
+def test_each_option_arrives(monkeypatch, tmp_path, option, value, changes):
     "One option changes just what it names: nothing else that training is asked for."
-    names = dict(target={'instance_prompt', 'class_prompt', 'references', 'sfsl', 'prior'}, prompt={'instance_prompt'}, plain={'class_prompt', 'prior'}, components={'sfsl'}, encoder={'sfsl'}, sfsl={'sfsl_weight'},
-        decoder={'sfsl'}, batch={'batch', 'prior_batch_size'}, prior={'prior', 'prior_batch_size'}, lr={'learning_rate'}, textlr={'text_encoder_lr'}, rank={'lora_rank'}, minsnr={'snr_gamma'}, parts={'gradient_accumulation_steps'}, every={'checkpointing_steps'},
-        look={'watch'}, seed={'seed', 'prior'}, out={'out', 'prior'})
+    from spurnb.train.settings import SFSLSettings, TrainSettings
     monkeypatch.chdir(tmp_path)
-    plain, changed = (asked(monkeypatch, tmp_path, **more) for more in ({}, {option: OPTIONS[option]}))
-    assert {k for k in changed if changed[k] != plain.get(k)} == names.get(option, {option})
-    key = next(iter(names[option])) if len(names.get(option, [])) == 1 else option
-    if key in plain and not isinstance(plain[key], tuple): assert changed[key] == OPTIONS[option]
+    if isinstance(value, dict): value = dict(train=TrainSettings, sfsl=SFSLSettings)[option](**value)
+    plain, changed = asked(monkeypatch, tmp_path), asked(monkeypatch, tmp_path, **{option: value})
+    assert {k for k in changed if changed[k] != plain.get(k)} == changes
 
-def test_options_of_adapters_and_of_other_models_arrive(monkeypatch, tmp_path, capsys):
-    from spurnb.finetune import spurnb_finetune
-    own = dict(model='folder', references='photos', prompt='a photo of a sks eye', plain='a photo of an eye', pca='pca.safetensors', components='1')
-    found = asked(monkeypatch, tmp_path, **own, rank=2, use_dora=True, kohya=True)
-    assert found['model'] == ('folder', 'cpu') and found['references'][1:] == ('photos', 32) and found['sfsl'][1] == 'pca.safetensors' and found['license'] == ''
+def test_a_model_of_ones_own_and_adapters(monkeypatch, tmp_path):
+    from spurnb.train.settings import TrainSettings
+    prompts = dict(instance_prompt='a photo of a sks eye', class_prompt='a photo of an eye')
+    found = asked(monkeypatch, tmp_path, **OWN, train=TrainSettings(**prompts, lora_rank=2, use_dora=True), kohya=True)
+    assert found['model'] == ('folder', 'cpu') and found['references'] == ('photos', 32)
+    assert found['sfsl'][1:4] == ('pca.safetensors', 'mini', (1,)) and found['license'] == ''
     assert found['use_dora'] and found['kohya'] == tmp_path/'model'/'sfsl'
-    for wrong, said in ((dict(kohya=True), 'train with a lora_rank'), (dict(use_dora=True), 'also give a lora_rank'), (dict(lr=0, textlr=0), 'neither the UNet nor a text encoder'), (dict(optimizer='adam'), "did you mean 'adamw'"),
-                        (dict(track='tensorbord'), "did you mean 'tensorboard'"), (dict(device='tpu'), "'tpu'"), (dict(model='folder'), 'also give --references')):
-        with pytest.raises(SystemExit) as stop: asked(monkeypatch, tmp_path, **wrong)
-        err = capsys.readouterr().err
-        assert stop.value.code == 2 and err.count('\n') == 1 and said in err, err
+
+@pytest.mark.parametrize('wrong, said', [
+    (dict(kohya=True), 'train with a lora_rank'),
+    (dict(train=dict(report_to=('tensorbord',))), "did you mean 'tensorboard'"),
+    (dict(train=dict(probe='judge', validation_steps=2)), 'give MODULE:FACTORY'),
+    (dict(train=dict(instance_prompt='a photo of a ' + 'very '*40 + 'red feeder')), 'shorten it'),
+    (dict(target='fireboot'), "did you mean 'fireboat'"),
+    (dict(device='tpu'), "'tpu'"),
+    (dict(push_to_hub='feeder'), 'give owner/name'),
+    (dict(model='folder'), 'also give references'),
+    (dict(OWN), 'also give instance_prompt'),
+    (dict(OWN, pca='', train=dict(instance_prompt='a', class_prompt='b')), 'also give pca')], ids=lambda x: str(x)[:40])
+def test_what_finetune_target_refuses(monkeypatch, tmp_path, wrong, said):
+    from spurnb.core import UserError
+    from spurnb.train.settings import TrainSettings
+    if 'train' in wrong: wrong = dict(wrong, train=TrainSettings(**wrong['train']))
+    with pytest.raises(UserError, match=said): asked(monkeypatch, tmp_path, **wrong)
 
 def test_what_a_trainer_takes_and_what_it_says(caplog):
     "One reference is enough and none is not; images have one size, of whole latents; names of many tokens, and of none, are told."
     import torch
     from spurnb.core import UserError
-    from spurnb.train.trainer import TrainSettings, Trainer
+    from spurnb.train.settings import TrainSettings
+    from spurnb.train.trainer import Trainer
     references, prior, _ = material()
     def new(references, prior, **changes): return Trainer(tiny_pipeline(), references, prior, TrainSettings(**{**SETTINGS, **changes}))
     assert new(references[:1], prior).step(0)['loss'] > 0
-    assert new(references, None, prior_batch_size=0).step(0)['loss'] > 0
-    for wrong, said in (((references[:0], prior), 'there are no references; give at least one'), ((references, None), 'there are no prior images; give at least one, or set prior_batch_size to 0'),
+    assert new(references, None, num_class_images=0).step(0)['loss'] > 0
+    for wrong, said in (((references[:0], prior), 'there are no references; give at least one'), ((references, None), 'there are no prior images; give at least one, or set num_class_images to 0'),
                         ((torch.rand(2, 3, 30, 30), prior), 'references are 30 x 30 px; resize them to multiples of 4'), ((references, torch.rand(2, 3, 16, 32)), 'prior images are 32 x 16 px and the references are not')):
         with pytest.raises(UserError, match=said): new(*wrong)
     for prompt, said in (('a photo of a zxqv feeder', "'zxqv' is read as 4 tokens"), ('a photo of a feeder', 'has no word that the class prompt lacks')):
@@ -289,7 +321,8 @@ def test_the_command_by_two_processes(model, tmp_path):
     photos = tmp_path/'photos'
     photos.mkdir()
     for i in range(3): Image.effect_noise((40, 32), 60 + i).save(photos/f'{i}.png')
-    told = dict(references=photos, model=model, prompt='a photo of a sks', plain='a photo', sfsl=0, steps=2, batch=2, prior=2, rank=2, device='cpu', out=tmp_path/'run')
+    told = dict(references=photos, model=model, instance_prompt='a photo of a sks', class_prompt='a photo', sfsl_weight=0,
+                max_train_steps=2, train_batch_size=2, num_class_images=2, lora_rank=2, device='cpu', out=tmp_path/'run')
     env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]))
     done = subprocess.run([sys.executable, *TWO, '-m', '--', 'spurnb.finetune', *[str(x) for k, v in told.items() for x in (f'--{k}', v)], '--kohya'], capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

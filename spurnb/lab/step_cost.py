@@ -26,8 +26,8 @@ def plain_step(
     from spurnb.objective import diffusion_loss, prior_split
     from spurnb.prediction import noise_target, noisify
     from spurnb.train.batches import latent_moments, step_draws
-    s, pipe, scheduler, b = trainer.settings, trainer.pipe, trainer.scheduler, trainer.settings.batch
-    drawn = step_draws(s, step, *trainer.n, trainer.moments[0].shape[1:], scheduler.config.num_train_timesteps)
+    s, pipe, scheduler, b = trainer.settings, trainer.pipe, trainer.scheduler, trainer.settings.train_batch_size
+    drawn = step_draws(s, step, *trainer.n, trainer.moments[0].shape[1:], scheduler.config.num_train_timesteps, trainer.seed)
     which, t, noise, posterior = (drawn[k].to(images.device) for k in ('images', 't', 'noise', 'posterior'))
     x = images[which]
     mean, std = latent_moments(pipe.vae, x)
@@ -171,12 +171,13 @@ def step_material(
     from spurnb.data import mini_references
     from spurnb.encoders import load_encoder
     from spurnb.prediction import load_tiny
-    from spurnb.train.trainer import TrainSettings, Trainer
+    from spurnb.train.settings import TrainSettings
+    from spurnb.train.trainer import Trainer
     device = get_device(device)
     if pick(preset, ('mini', 'sd15'), 'preset') == 'mini': pipe, encoder, tiny, images = load_pipeline('mini', device), load_encoder('mini', device), load_tiny().to(device), mini_references('hummingbird', 2*n).images
     else: (pipe, encoder, tiny), images = sd15_models(device), torch.rand(2*positive(n, 'n'), 3, side, side, generator=generator(0, 'bench'))
     pipe.set_progress_bar_config(disable=True)
-    trainer = Trainer(pipe, images[:n], images[n:], TrainSettings('a photo of a sks feeder', 'a photo of a feeder', batch=n, prior_batch_size=n, **settings), device=device)
+    trainer = Trainer(pipe, images[:n], images[n:], TrainSettings('a photo of a sks feeder', 'a photo of a feeder', train_batch_size=n, prior_batch_size=n, **settings), device=device)
     images, losses = images.to(device), step_losses(encoder, tiny)
     with torch.no_grad(): trainer.reference_features = losses['exact'].g(images[:n])
     return trainer, images, losses

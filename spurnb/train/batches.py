@@ -25,11 +25,11 @@ def view_count(
     settings, # `TrainSettings`
 )->int:
     "How many views there are of each reference."
-    return (settings.crops if settings.crop else 1) * (2 if settings.flip else 1)
+    return (settings.crops if settings.crop else 1) * (2 if settings.random_flip else 1)
 
-def _window(settings, image, crop, h, w): # of crop number `crop` of image number `image`: top, left, height, width
+def _window(settings, seed, image, crop, h, w): # of crop number `crop` of image number `image`: top, left, height, width
     import torch
-    size, y, x = torch.rand(3, generator=generator(settings.seed, 'crop', image, crop)).tolist()
+    size, y, x = torch.rand(3, generator=generator(seed, 'crop', image, crop)).tolist()
     ch, cw = (max(1, round(d * (1 - settings.crop*size))) for d in (h, w))
     return int(y * (h - ch + 1)), int(x * (w - cw + 1)), ch, cw
 
@@ -37,6 +37,7 @@ def reference_view(
     images, # all references (n, 3, h, w) in [0,1]
     view:int, # which view of them, from 0 to `view_count` - 1
     settings, # `TrainSettings`
+    seed:int=0, # of the crops
 ): # (n, 3, h, w) in [0,1]
     "One view of each reference: view 0 is the references; crops are brought back to full size."
     import torch
@@ -44,7 +45,7 @@ def reference_view(
     mirrored, crop = divmod(view, settings.crops if settings.crop else 1)
     if crop:
         h, w = images.shape[2:]
-        windows = [_window(settings, i, crop, h, w) for i in range(len(images))]
+        windows = [_window(settings, seed, i, crop, h, w) for i in range(len(images))]
         images = torch.cat([F.interpolate(x[None, :, t:t+ch, l:l+cw], (h, w), mode='bicubic', antialias=True).clamp(0, 1) for x, (t, l, ch, cw) in zip(images, windows)])
     return images.flip(3) if mirrored else images
 
@@ -70,12 +71,14 @@ def step_draws(
     n_prior:int, # how many prior images
     shape, # of one image's latents
     timesteps:int=1000, # of the scheduler
-)->dict: # images (batch,): indices into view 0 of all references, view 1 of all ..., then prior images; t (batch,); noise and posterior (batch, *shape); look (batch,), uniform in [0,1)
+    seed:int=0, # the run's seed
+)->dict: # images (batch,): indices into view 0 of all references, view 1 of all ..., then prior images; t (batch,); noise and posterior (batch, *shape); u (batch,), uniform in [0,1)
     "Everything random about a step, from its number alone."
     import torch
-    s, size, views = settings, settings.batch + settings.prior_batch_size, view_count(settings)
-    def rng(what): return generator(s.seed, step, what)
-    images = [image_order(n, s.batch, step, s.seed) + n*torch.randint(0, views, (s.batch,), generator=rng('view'))]
-    if s.prior_batch_size: images.append(n*views + image_order(n_prior, s.prior_batch_size, step, s.seed, 'prior'))
+    b, p, views = settings.train_batch_size, settings.prior_per_step, view_count(settings)
+    size = b + p
+    def rng(what): return generator(seed, step, what)
+    images = [image_order(n, b, step, seed) + n*torch.randint(0, views, (b,), generator=rng('view'))]
+    if p: images.append(n*views + image_order(n_prior, p, step, seed, 'prior'))
     return dict(images=torch.cat(images), t=torch.randint(0, timesteps, (size,), generator=rng('t')),
-                noise=torch.randn(size, *shape, generator=rng('noise')), posterior=torch.randn(size, *shape, generator=rng('posterior')), look=torch.rand(size, generator=rng('look')))
+                noise=torch.randn(size, *shape, generator=rng('noise')), posterior=torch.randn(size, *shape, generator=rng('posterior')), u=torch.rand(size, generator=rng('u')))

@@ -34,7 +34,7 @@ def add_lora(
         for i, part in enumerate(family_of(pipe).parts(pipe, text_encoder).values()):
             part.requires_grad_(False)
             if not i and not network: continue
-            try: part.add_adapter(adapters(TEXT_LAYERS, False) if i else adapters(NETWORK_LAYERS, dora)) # transformers loses DoRA's lengths when it loads them, so text encoders do without
+            try: part.add_adapter(adapters(TEXT_LAYERS, False) if i else adapters(NETWORK_LAYERS, use_dora)) # transformers loses DoRA's lengths when it loads them, so text encoders do without
             except ValueError as e: raise UserError(f'cannot hang adapters onto the model ({str(e).strip().rstrip(".")}); install versions of transformers and peft that go together.') from e
     return pipe
 
