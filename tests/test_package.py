@@ -1,4 +1,5 @@
 "What pip installs: requirements, versions, the wheel and what is in it."
+
 import ast, importlib.util, json, re, shutil, subprocess, sys, zipfile
 from configparser import ConfigParser
 from pathlib import Path
@@ -7,20 +8,36 @@ import pytest
 
 root = Path(__file__).resolve().parents[1]
 config = ConfigParser(delimiters='=')
-config.read(root/'settings.ini')
+config.read(root / 'settings.ini')
 cfg = config['DEFAULT']
-modules = sorted((root/'spurnb').rglob('*.py'))
-distribution = {'sklearn': 'scikit-learn', 'PIL': 'pillow', 'yaml': 'pyyaml', 'huggingface_hub': 'huggingface-hub'} # where it is not called what it is imported as
-indirect = {'torchvision': 'timm', 'accelerate': 'diffusers', 'ipywidgets': 'tqdm'} # needed by that package, not imported by ours
+modules = sorted((root / 'spurnb').rglob('*.py'))
+distribution = {
+    'sklearn': 'scikit-learn',
+    'PIL': 'pillow',
+    'yaml': 'pyyaml',
+    'huggingface_hub': 'huggingface-hub',
+}  # where it is not called what it is imported as
+indirect = {
+    'torchvision': 'timm',
+    'accelerate': 'diffusers',
+    'ipywidgets': 'tqdm',
+}  # needed by that package, not imported by ours
 
 
-def names(requirements): return {re.split(r'[<>=!~;\[]', r)[0].lower() for r in requirements.split()}
+def names(requirements):
+    return {re.split(r'[<>=!~;\[]', r)[0].lower() for r in requirements.split()}
 
 
 def imports(file):
     "Packages that `file` imports anywhere, within functions too; not those whose absence it answers itself."
     tree = ast.parse(file.read_text())
-    optional = {n for t in ast.walk(tree) if isinstance(t, ast.Try) and any(getattr(h.type, 'id', '') == 'ImportError' for h in t.handlers) for b in t.body for n in ast.walk(b)}
+    optional = {
+        n
+        for t in ast.walk(tree)
+        if isinstance(t, ast.Try) and any(getattr(h.type, 'id', '') == 'ImportError' for h in t.handlers)
+        for b in t.body
+        for n in ast.walk(b)
+    }
     nodes = [n for n in ast.walk(tree) if n not in optional]
     found = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
     found |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
@@ -41,98 +58,72 @@ def test_every_requirement_is_imported():
 
 
 def test_requirements_have_lower_bounds_and_no_upper_ones():
-    for r in cfg['requirements'].split(): assert re.fullmatch(r'[a-z0-9-]+>=[0-9.]+(,!=[0-9.]+)?', r), r     # one version that does not work may be left out
-
-
-FLOORS = ('core', 'world', 'data', 'photos', 'encoders prediction', 'features objective', 'audit train', 'evaluate components draw',
-          'report run finetune generate', 'lab', 'pipeline', 'cli')
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()} # flat modules and folders
-
-
-def imported(file):
-    "Modules of ours that `file` imports, within functions too, as 'spurnb.train.lora'."
-    package = ('spurnb', *file.relative_to(root/'spurnb').parent.parts)
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import): yield from (a.name for a in node.names if a.name.startswith('spurnb.'))
-        if not isinstance(node, ast.ImportFrom): continue
-        base = '.'.join((*package[:len(package) - node.level + 1], node.module or '')).rstrip('.') if node.level else node.module
-        if base == 'spurnb': yield from (f'spurnb.{a.name}' for a in node.names if a.name != '__version__')
-        elif base.startswith('spurnb.'): yield base
-
-
-@pytest.mark.parametrize('file', modules, ids=lambda f: f.relative_to(root/'spurnb').as_posix())
-def test_a_module_imports_only_from_its_folder_and_lower_floors(file):
-    if file.name in ('__init__.py', '_modidx.py'): return
-    own = file.relative_to(root/'spurnb').with_suffix('').parts[0]
-    for name in imported(file):
-        there = name.split('.')[1]
-        assert there == own or FLOOR[there] < FLOOR[own], f'{own} imports {name}, which is not on a lower floor'
-
-
-def test_every_module_has_its_notebook():
-    "What is exported no more is deleted, and a module lies where its notebook does."
-    exported = {}
-    for nb in sorted((root/'nbs').rglob('*.ipynb')):
-        if '.ipynb_checkpoints' in nb.parts: continue
-        source = ''.join(''.join(c['source']) + '\n' for c in json.loads(nb.read_text())['cells'])
-        if found := re.search(r'^#\|\s*default_exp\s+([\w.]+)', source, re.M):
-            exported[found[1].replace('.', '/') + '.py'] = re.sub(r'^\d+_', '', nb.relative_to(root/'nbs').with_suffix('.py').as_posix())
-    there = {f.relative_to(root/'spurnb').as_posix() for f in modules if f.name not in ('__init__.py', '_modidx.py')}
-    assert there == set(exported)
-    for module, notebook in exported.items(): assert module == notebook
+    for r in cfg['requirements'].split():
+        assert re.fullmatch(r'[a-z0-9-]+>=[0-9.]+(,!=[0-9.]+)?', r), (
+            r
+        )  # one version that does not work may be left out
 
 
 def test_one_version():
-    assert re.search(r'__version__ = "(.*)"', (root/'spurnb'/'__init__.py').read_text())[1] == cfg['version']
-    assert f'## {cfg["version"]}' in (root/'CHANGELOG.md').read_text()
-
-
-def test_the_sidebar_names_every_notebook():
-    import yaml
-    def entries(contents):
-        for o in contents: yield from entries(o['contents']) if isinstance(o, dict) else [o]
-    listed = list(entries(yaml.safe_load((root/'nbs'/'sidebar.yml').read_text())['website']['sidebar']['contents']))
-    there = [str(p.relative_to(root/'nbs')) for p in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts]
-    assert sorted(listed) == sorted(there)
+    assert (
+        re.search(r'__version__ = "(.*)"', (root / 'spurnb' / '__init__.py').read_text())[1] == cfg['version']
+    )
+    assert f'## {cfg["version"]}' in (root / 'CHANGELOG.md').read_text()
 
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     "The wheel of a copy of the sources, so that nothing built before gets into it; a file is added deep in spurnb/mini."
-    source, out = tmp_path_factory.mktemp('source')/'spurnb', tmp_path_factory.mktemp('wheel')
-    shutil.copytree(root, source, ignore=shutil.ignore_patterns('.git', 'build', 'dist', '*.egg-info', 'runs', '_proc', '_docs', '.venv', 'venv', '__pycache__'))
-    deep = source/'spurnb'/'mini'/'generator'/'unet'
+    source, out = tmp_path_factory.mktemp('source') / 'spurnb', tmp_path_factory.mktemp('wheel')
+    shutil.copytree(
+        root,
+        source,
+        ignore=shutil.ignore_patterns(
+            '.git', 'build', 'dist', '*.egg-info', 'runs', '_proc', '_docs', '.venv', 'venv', '__pycache__'
+        ),
+    )
+    deep = source / 'spurnb' / 'mini' / 'generator' / 'unet'
     deep.mkdir(parents=True, exist_ok=True)
-    (deep/'added.safetensors').write_bytes(bytes(range(256)))
+    (deep / 'added.safetensors').write_bytes(bytes(range(256)))
     offline = ['--no-isolation'] if importlib.util.find_spec('setuptools') else []
-    r = subprocess.run([sys.executable, '-m', 'build', '--wheel', *offline, '--outdir', str(out), str(source)], text=True, capture_output=True)
+    r = subprocess.run(
+        [sys.executable, '-m', 'build', '--wheel', *offline, '--outdir', str(out), str(source)],
+        text=True,
+        capture_output=True,
+    )
     assert r.returncode == 0, r.stdout[-3000:] + r.stderr[-3000:]
-    assert 'importable package' not in r.stdout + r.stderr # how setuptools warns of data folders it was not told of
+    assert (
+        'importable package' not in r.stdout + r.stderr
+    )  # how setuptools warns of data folders it was not told of
     [file] = out.glob('*.whl')
     return source, zipfile.ZipFile(file)
 
 
 def test_the_wheel_holds_every_file_of_the_package(wheel):
     source, z = wheel
-    expected = {p.relative_to(source).as_posix() for p in (source/'spurnb').rglob('*') if p.is_file()}
+    expected = {p.relative_to(source).as_posix() for p in (source / 'spurnb').rglob('*') if p.is_file()}
     assert 'spurnb/mini/generator/unet/added.safetensors' in expected and 'spurnb/core.py' in expected
     inside = {n for n in z.namelist() if n.startswith('spurnb/')}
     assert inside == expected
-    for name in expected: assert z.read(name) == (source/name).read_bytes(), name
+    for name in expected:
+        assert z.read(name) == (source / name).read_bytes(), name
 
 
 def test_the_wheel_says_what_settings_ini_says(wheel):
     _, z = wheel
     [info] = {n.partition('/')[0] for n in z.namelist() if '.dist-info/' in n}
     points = z.read(f'{info}/entry_points.txt').decode()
-    for c in cfg['console_scripts'].split(): assert c.replace('=', ' = ') in points
+    for c in cfg['console_scripts'].split():
+        assert c.replace('=', ' = ') in points
     meta = z.read(f'{info}/METADATA').decode()
     plain = [line for line in meta.splitlines() if line.startswith('Requires-Dist:') and 'extra' not in line]
-    assert {re.split(r'[<>=! ]', line.split(': ')[1])[0].lower() for line in plain} == names(cfg['requirements'])
+    assert {re.split(r'[<>=! ]', line.split(': ')[1])[0].lower() for line in plain} == names(
+        cfg['requirements']
+    )
     assert f'Version: {cfg["version"]}' in meta and f'Requires-Python: >={cfg["min_python"]}' in meta
     assert any(n.endswith('LICENSE') for n in z.namelist())
 
 
 def test_the_wheel_is_light(wheel):
     _, z = wheel
-    assert sum(i.compress_size for i in z.infolist()) < 27e6 # weights of at most 25 MB, code and pictures
+    assert sum(i.compress_size for i in z.infolist()) < 27e6  # weights of at most 25 MB, code and pictures

@@ -7,6 +7,7 @@
 Cells that nbdev does not test (`#| eval: false`, `slow`, `cuda`, `net`) are not run and keep what they show.
 Exits with 1 when a notebook fails (it then stays as it was) or is larger than 500 kB.
 """
+
 import base64, io, os, re, sys, tempfile, time
 from pathlib import Path
 
@@ -23,8 +24,10 @@ most = 500_000
 
 class Client(NotebookClient):
     "Runs what `nbdev_test` runs."
+
     async def async_execute_cell(self, cell, index, **kwargs):
-        if skipped(cell.source): return cell
+        if skipped(cell.source):
+            return cell
         return await super().async_execute_cell(cell, index, **kwargs)
 
 
@@ -36,12 +39,15 @@ def skipped(source):
 def small(png):
     "A base64 PNG with a palette, where that makes it smaller and no color is lost."
     picture, out = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
-    if picture.mode == 'P': return png
-    if picture.mode == 'RGBA': picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
+    if picture.mode == 'P':
+        return png
+    if picture.mode == 'RGBA':
+        picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
     picture = picture.convert('RGB')
     few = picture.quantize(256, kmeans=1, dither=Image.Dither.NONE)
     lost = ImageChops.difference(picture, few.convert('RGB')).convert('L').histogram()
-    if sum(lost[24:]) > sum(lost)/1000: return png
+    if sum(lost[24:]) > sum(lost) / 1000:
+        return png
     few.save(out, 'PNG', optimize=True)
     return min(base64.b64encode(out.getvalue()).decode(), png, key=len)
 
@@ -56,10 +62,12 @@ def tidy(nb):
     "Without messages to stderr, states of widgets, second copies of pictures, and names of temporary folders."
     nb.metadata.pop('widgets', None)
     for cell in nb.cells:
-        if cell.cell_type != 'code': continue
+        if cell.cell_type != 'code':
+            continue
         cell.outputs = [o for o in cell.outputs if shown(o)]
         for o in cell.outputs:
-            if 'text' in o: o.text = re.sub(rf'{re.escape(tempfile.gettempdir())}/tmp\w+', '...', o.text)
+            if 'text' in o:
+                o.text = re.sub(rf'{re.escape(tempfile.gettempdir())}/tmp\w+', '...', o.text)
         for data in (o.data for o in cell.outputs if 'image/png' in o.get('data', {})):
             data.pop('image/jpeg', None)
             data['image/png'] = small(data['image/png'])
@@ -68,23 +76,36 @@ def tidy(nb):
 def refresh(path):
     "Run one notebook in place; what went wrong, or an empty string."
     nb, began = nbformat.read(path, 4), time.time()
-    try: Client(nb, timeout=1200, resources=dict(metadata=dict(path=str(path.parent)))).execute()
-    except CellExecutionError as e: return f'{path.name}: {e}'
+    try:
+        Client(nb, timeout=1200, resources=dict(metadata=dict(path=str(path.parent)))).execute()
+    except CellExecutionError as e:
+        return f'{path.name}: {e}'
     tidy(nb)
     nbformat.write(nb, path)
     nbdev_clean(str(path))
     size = path.stat().st_size
-    print(f'{path.name}: {time.time() - began:.0f} s, {size/1000:.0f} kB', flush=True)
-    return f'{path.name} is larger than {most/1000:.0f} kB; show fewer or smaller pictures' if size > most else ''
+    print(f'{path.name}: {time.time() - began:.0f} s, {size / 1000:.0f} kB', flush=True)
+    return (
+        f'{path.name} is larger than {most / 1000:.0f} kB; show fewer or smaller pictures'
+        if size > most
+        else ''
+    )
 
 
 def main():
     os.chdir(root)
-    known = {p.relative_to('nbs').with_suffix('').as_posix(): p for p in sorted(Path('nbs').rglob('*.ipynb')) if not {'_proc', '.ipynb_checkpoints'} & set(p.parts)}
+    known = {
+        p.relative_to('nbs').with_suffix('').as_posix(): p
+        for p in sorted(Path('nbs').rglob('*.ipynb'))
+        if not {'_proc', '.ipynb_checkpoints'} & set(p.parts)
+    }
     names = [a for a in sys.argv[1:] if a != '--slow'] or list(known)
-    if unknown := [n for n in names if n not in known]: sys.exit(f'no notebook {unknown[0]!r}; there are {", ".join(known)}')
+    if unknown := [n for n in names if n not in known]:
+        sys.exit(f'no notebook {unknown[0]!r}; there are {", ".join(known)}')
     wrong = [w for n in names if (w := refresh(known[n]))]
-    if wrong: sys.exit('\n'.join(wrong))
+    if wrong:
+        sys.exit('\n'.join(wrong))
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()
