@@ -69,6 +69,7 @@ def test_one_version():
         re.search(r'__version__ = "(.*)"', (root / 'spurnb' / '__init__.py').read_text())[1] == cfg['version']
     )
     assert f'## {cfg["version"]}' in (root / 'CHANGELOG.md').read_text()
+    assert f'spurnb {cfg["version"]},' in (root / '_quarto.yml').read_text()
 
 
 @pytest.fixture(scope='module')
