@@ -94,6 +94,7 @@ def refresh(path):
 
 def main():
     os.chdir(root)
+    os.environ.pop('MPLBACKEND', None)  # with a backend of its own a kernel shows no figures
     known = {
         p.relative_to('nbs').with_suffix('').as_posix(): p
         for p in sorted(Path('nbs').rglob('*.ipynb'))
