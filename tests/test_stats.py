@@ -1,17 +1,48 @@
-"Scores, tests and intervals against scikit-learn, scipy and statsmodels, on random data with ties, empty sides and single images."
+"Compare scores, tests and intervals with scikit-learn, scipy and statsmodels, on random data with ties and empty sides."
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from statsmodels.stats import inter_rater as raters, proportion
+
 from spurnb.audit import stats
+from spurnb.core import UserError
 
 metrics = pytest.importorskip('sklearn.metrics')
-proportion = pytest.importorskip('statsmodels.stats.proportion')
-raters = pytest.importorskip('statsmodels.stats.inter_rater')
-tables = pytest.importorskip('statsmodels.stats.contingency_tables')
-multitest = pytest.importorskip('statsmodels.stats.multitest')
+some = np.ones((4, 3), bool)
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda: stats.hits(np.ones(4), 0), r'logits have shape \(4,\)'),
+    (lambda: stats.hits(some, 3), 'the target is class 3'),
+    (lambda: stats.hits(some, 0, topk=3), 'topk is 3; give a number from 1 to 2'),
+    (lambda: stats.hits(some*np.nan, 0), 'logits of 4 of 4 images are not finite, first of image 0'),
+    (lambda: stats.wilson(5, 4), 'there are 5 hits of 4'),
+    (lambda: stats.bootstrap(np.mean, np.arange(5), groups=range(4)), '1 samples and 4 groups'),
+    (lambda: stats.bootstrap(np.subtract, (np.arange(5), np.arange(5)), groups=range(5)), '2 samples and 5 groups'),
+    (lambda: stats.consistency(np.ones((0, 3))), r'hits have shape \(0, 3\)'),
+    (lambda: stats.spurious_score([.5, np.nan], [.5]), '1 scores are not finite'),
+    (lambda: stats.paired_difference(some, some[:3]), 'paired arms need the same seeds and judges'),
+    (lambda: stats.mcnemar(some, some), 'give one judge on the same images'),
+    (lambda: stats.mcnemar(some[:, 0], some[:2, 0]), 'give one judge on the same images'),
+])
+def test_refused(call, message):
+    "Each message names the value, the expected one and the cure."
+    with pytest.raises(UserError, match=message): call()
+
+
+@pytest.mark.parametrize('hits, kappa', [
+    (np.ones((64, 8)), None), (np.zeros((64, 8)), None), (some[:, :1], None), (np.ones((0, 8)), None),
+    ([[1, 0], [0, 1]], -1.), ([[1, 1], [0, 0]], 1.),
+])
+def test_why_no_kappa(hits, kappa):
+    "A kappa is undefined exactly where there is a reason."
+    found = stats.fleiss_kappa(hits)[0]
+    assert bool(stats.why_no_kappa(hits)) == math.isnan(found)
+    if kappa is not None: assert found == pytest.approx(kappa)
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -26,46 +57,80 @@ def test_scores(seed):
     assert found['auc'] == pytest.approx(scipy_stats.mannwhitneyu(p, q).statistic/(n*m), abs=1e-12)
     few, many = rng.multinomial(n, np.ones(n)/n, 5), rng.multinomial(m, np.ones(m)/m, 5)
     for ap, auc, a, b in zip(*stats.ap_auc(p, q, few, many), few, many):
-        assert [ap, auc] == pytest.approx([f(y, s, sample_weight=np.r_[a, b]) for f in (metrics.average_precision_score, metrics.roc_auc_score)], abs=1e-12)
+        weights = np.r_[a, b]
+        assert ap == pytest.approx(metrics.average_precision_score(y, s, sample_weight=weights), abs=1e-12)
+        assert auc == pytest.approx(metrics.roc_auc_score(y, s, sample_weight=weights), abs=1e-12)
 
 
 @pytest.mark.parametrize('p, q', [([], [.5]), ([.5], []), ([], [])])
 def test_scores_without_one_side(p, q):
-    "Not defined, for values and for intervals, instead of a number or a warning."
+    "Values and intervals are undefined, instead of a number or a warning."
     assert all(map(math.isnan, stats.spurious_score(p, q).values()))
     mean, each = stats.score_intervals(np.empty((len(p), 3)), np.empty((len(q), 3)))
-    assert len(each) == 3 and all(math.isnan(x) for one in (mean, *each) for interval in one.values() for x in interval)
-    assert stats.measure(mean['ap'], len(q), 'no positives') == dict(value=None, low=None, high=None, n=len(q), why='no positives')
+    assert len(each) == 3
+    for one in (mean, *each):
+        for interval in one.values(): assert all(map(math.isnan, interval))
+    empty = dict(value=None, low=None, high=None, n=len(q), why='no positives')
+    assert stats.measure(mean['ap'], len(q), 'no positives') == empty
 
 
 @pytest.mark.parametrize('seed', range(10))
 def test_kappa(seed):
     rng = np.random.default_rng(seed)
     hits = rng.random((rng.integers(2, 50), rng.integers(2, 9))) < rng.random()
-    if stats.why_no_kappa(hits): assert math.isnan(stats.fleiss_kappa(hits)[0])
-    else: assert stats.fleiss_kappa(hits)[0] == pytest.approx(raters.fleiss_kappa(raters.aggregate_raters(hits.astype(int), n_cat=2)[0]), abs=1e-12)
+    found = stats.fleiss_kappa(hits)[0]
+    if stats.why_no_kappa(hits):
+        assert math.isnan(found)
+        return
+    table, _ = raters.aggregate_raters(hits.astype(int), n_cat=2)
+    assert found == pytest.approx(raters.fleiss_kappa(table), abs=1e-12)
+    counts = rng.multinomial(len(hits), np.ones(len(hits))/len(hits), 20)
+    for kappa, count in zip(stats.fleiss_kappa(hits, counts.astype(float)), counts): # weights are repeated rows
+        drawn = np.repeat(table, count, axis=0)
+        if drawn.any(0).all(): assert kappa == pytest.approx(raters.fleiss_kappa(drawn), abs=1e-12)
+        else: assert math.isnan(kappa)
 
 
 @pytest.mark.parametrize('seed', range(10))
-def test_rates_and_paired_tests(seed):
+def test_rates(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 200))
-    a, b = rng.random((2, n)) < rng.random()
-    assert stats.wilson(a.sum(), n)[1:] == pytest.approx(proportion.proportion_confint(a.sum(), n, method='wilson'), abs=1e-12)
-    both = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
-    assert stats.mcnemar(a, b)['p'] == pytest.approx(tables.mcnemar(both, exact=True).pvalue, abs=1e-12)
-    theirs = proportion.confint_proportions_2indep(a.sum(), n, (rng.random(n) < .4).sum(), n, method='newcomb')
-    rng = np.random.default_rng(seed); rng.integers(1, 200); rng.random((2, n)); rng.random()
-    assert stats.paired_difference(a, rng.random(n) < .4, paired=False)[1:] == pytest.approx(theirs, abs=1e-9)
-    p = rng.random(8)**3
-    assert stats.holm(p) == pytest.approx(multitest.multipletests(p, method='holm')[1], abs=1e-12)
-    assert stats.t_interval(p)[1:] == pytest.approx(scipy_stats.ttest_1samp(p, 0).confidence_interval(), abs=1e-12)
+    a, b = rng.random(n) < rng.random(), rng.random(n) < .4
+    theirs = proportion.proportion_confint(a.sum(), n, method='wilson')
+    assert stats.wilson(a.sum(), n)[1:] == pytest.approx(theirs, abs=1e-12)
+    theirs = proportion.confint_proportions_2indep(a.sum(), n, b.sum(), n, method='newcomb')
+    assert stats.paired_difference(a, b, paired=False)[1:] == pytest.approx(theirs, abs=1e-9)
+    p = rng.random(8)
+    theirs = scipy_stats.ttest_1samp(p, 0).confidence_interval()
+    assert stats.t_interval(p)[1:] == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_paired_tests(seed):
+    "McNemar is a fair coin on the images that differ; Holm multiplies by m, m-1, ... and never steps back."
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((2, int(rng.integers(1, 200)))) < rng.random()
+    first, second = int((a & ~b).sum()), int((b & ~a).sum())
+    coin = scipy_stats.binomtest(first, first + second).pvalue if first + second else 1.
+    found = stats.mcnemar(a, b)
+    assert (found['only_first'], found['only_second']) == (first, second)
+    assert found['p'] == pytest.approx(coin, abs=1e-12)
+    p, adjusted, least = rng.random(8)**3, np.empty(8), 0.
+    for k, i in enumerate(np.argsort(p)):
+        least = max(least, min(1, p[i]*(8 - k)))
+        adjusted[i] = least
+    assert stats.holm(p) == pytest.approx(adjusted, abs=1e-12)
+
+
+def test_paired_tests_without_anything():
+    assert stats.mcnemar([True], [True])['p'] == 1 and stats.mcnemar([], [])['p'] == 1
+    assert len(stats.holm([])) == 0
 
 
 def test_large_samples_take_little_memory():
-    "Resamples are drawn block by block: half a million images do not take gigabytes."
-    import tracemalloc
+    "Resamples are made block by block: half a million images do not take gigabytes."
     tracemalloc.start()
     value, low, high = stats.weighted_bootstrap(lambda c: c[:, :250_000].sum(1)/c.sum(1), 500_000, n=40)
-    peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert low < value < high and peak < 200e6
