@@ -10,7 +10,7 @@ from tiny import tiny_folder  # noqa: F401
 
 from spurnb.core import UserError, load_png, save_png, sha256
 from spurnb.draw.publish import export_images
-from spurnb.generate import generate, read_manifest, spurnb_generate
+from spurnb.generate import generate, load_generator, read_manifest, spurnb_generate
 from spurnb.train.checkpoints import load_pipeline
 
 PROMPT = 'a photo of a red feeder'
@@ -94,7 +94,7 @@ def test_command_keeps_images_of_other_settings(tiny_folder, folder, capsys):
 
 
 def test_help_is_instant():
-    code = "import sys, spurnb.generate; heavy = {'torch', 'diffusers', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    code = "import sys, spurnb.generate; heavy = {'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     subprocess.run([sys.executable, '-c', code], env=ENV, check=True)
     shown = subprocess.run(command('--help'), env=ENV, capture_output=True, text=True, check=True)
     assert '--guidance' in shown.stdout and 'Denoising steps' in shown.stdout
@@ -102,7 +102,7 @@ def test_help_is_instant():
 
 @pytest.mark.parametrize('wrong, said', [
     (dict(n=0), '--n is 0'), (dict(steps=-1), '--steps is -1'), (dict(model='mni'), "give 'mini'"), (dict(size=30), 'a multiple of 8'), (dict(prompt=''), 'say what to show'),
-    (dict(arm='references'), 'not drawn'), (dict(dtype='float61'), "did you mean 'float16'"), (dict(dtype='float16'), 'needs a GPU'), (dict(guidance=-3.), 'guidance_scale is -3'),
+    (dict(arm='references'), 'holds real images'), (dict(dtype='float61'), "did you mean 'float16'"), (dict(dtype='float16'), 'needs a GPU'), (dict(guidance=-3.), 'guidance_scale is -3'),
     (dict(steps=1001), '1000 at most'), (dict(sampler='eular'), "did you mean 'euler'"), (dict(prompt='a {red|blue feeder'), '{wood|grass}')])
 def test_mistakes_are_one_sentence(tiny_folder, tmp_path, capsys, wrong, said):
     with pytest.raises(SystemExit) as left:
@@ -110,6 +110,34 @@ def test_mistakes_are_one_sentence(tiny_folder, tmp_path, capsys, wrong, said):
     message = capsys.readouterr().err.strip()
     assert left.value.code == 2 and said in message and '\n' not in message, message
     assert not (tmp_path/'out').exists()
+
+
+REFUSED = [
+    (dict(n=0), 'n is 0'), (dict(n=2.5), 'a whole number'), (dict(batch_size=-1), 'batch_size is -1'),
+    (dict(prompt=' '), 'say what to show'), (dict(prompt='a {red|blue feeder'), '{wood|grass}'),
+    (dict(arm='references'), 'holds real images'), (dict(size=30), 'a multiple of 8, such as 32'),
+    (dict(num_inference_steps=0), 'num_inference_steps is 0'), (dict(num_inference_steps=1001), '1000 at most'),
+    (dict(guidance_scale=-3.), 'guidance_scale is -3'), (dict(guidance_scale=float('nan')), 'guidance_scale is nan'),
+]
+
+@pytest.mark.parametrize('wrong, said', REFUSED)
+def test_generate_refuses(pipe, tmp_path, wrong, said):
+    "Bad settings are refused before a folder is made."
+    how = dict(prompt=PROMPT, n=1, folder=tmp_path/'out', num_inference_steps=2) | wrong
+    with pytest.raises(UserError) as refused: generate(pipe, **how)
+    assert said in str(refused.value) and not (tmp_path/'out').exists()
+
+
+@pytest.mark.parametrize('wrong, said', [(dict(sampler='eular'), "did you mean 'euler'"), (dict(model='mni'), "give 'mini'"),
+                                         (dict(dtype='float61'), "did you mean 'float16'")])
+def test_load_generator_refuses(tiny_folder, wrong, said):
+    with pytest.raises(UserError) as refused: load_generator(**dict(model=str(tiny_folder), device='cpu') | wrong)
+    assert said in str(refused.value)
+
+
+def test_load_generator(tiny_folder):
+    pipe = load_generator(str(tiny_folder), sampler='euler', device='cpu', dtype='bfloat16')
+    assert type(pipe.scheduler).__name__ == 'EulerDiscreteScheduler' and str(pipe.dtype) == 'torch.bfloat16'
 
 
 def test_folder_without_pipeline(tmp_path):
