@@ -42,6 +42,14 @@ def test_outputs_are_fit_for_a_page(name):
                 assert 'image/png' in data, f'{where} shows nothing where no kernel runs'
 
 
+@pytest.mark.parametrize('name', notebooks)
+def test_a_figure_that_is_described_is_there(name):
+    for cell in notebooks[name]['cells']:
+        if cell['cell_type'] != 'code' or not re.search(r'^#\| *fig-alt:', source(cell), re.M): continue
+        if re.search(r'^#\| *(eval: *false|cuda|net)', source(cell), re.M) or 'skip_exec' in source(notebooks[name]['cells'][0]): continue
+        assert any('image/png' in o.get('data', {}) for o in cell['outputs']), f'{name}, {cell["id"]} shows no figure; run tools/notebooks.py'
+
+
 LINK = re.compile(r'!?\[[^\]]*\]\(([^)\s]+)\)')
 
 
