@@ -1,4 +1,4 @@
-"Compare scores, tests and intervals with scikit-learn, scipy and statsmodels, on random data with ties and empty sides."
+"Compare scores, tests and intervals with scikit-learn, scipy and statsmodels, on random data with ties."
 import math
 import tracemalloc
 
@@ -22,7 +22,7 @@ some = np.ones((4, 3), bool)
     (lambda: stats.hits(some*np.nan, 0), 'logits of 4 of 4 images are not finite, first of image 0'),
     (lambda: stats.wilson(5, 4), 'there are 5 hits of 4'),
     (lambda: stats.bootstrap(np.mean, np.arange(5), groups=range(4)), '1 samples and 4 groups'),
-    (lambda: stats.bootstrap(np.subtract, (np.arange(5), np.arange(5)), groups=range(5)), '2 samples and 5 groups'),
+    (lambda: stats.bootstrap(np.mean, (np.ones(5), np.ones(5)), groups=range(5)), '2 samples and 5 groups'),
     (lambda: stats.consistency(np.ones((0, 3))), r'hits have shape \(0, 3\)'),
     (lambda: stats.spurious_score([.5, np.nan], [.5]), '1 scores are not finite'),
     (lambda: stats.paired_difference(some, some[:3]), 'paired arms need the same seeds and judges'),

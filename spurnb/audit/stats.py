@@ -141,9 +141,9 @@ def bootstrap(
     "Return `stat` with a percentile bootstrap interval, or with a t interval over fewer than 20 `groups`."
     samples = [np.asarray(d) for d in (data if isinstance(data, tuple) else (data,))]
     if not all(map(len, samples)): return NOTHING
+    if groups is not None: return _grouped_bootstrap(stat, samples, groups, n, seed)
     value = float(stat(*samples))
     if max(map(len, samples)) < 2: return value, math.nan, math.nan
-    if groups is not None: return _grouped_bootstrap(stat, samples, groups, n, seed)
     resampled = []
     for rows in zip(*_picks(map(len, samples), n, seed)):
         resampled.append(stat(*(s[r] for s, r in zip(samples, rows))))
