@@ -1,13 +1,36 @@
 "The audit board in a real browser: JupyterLab is started, a small notebook is run, and its boxes and pictures are pressed."
 import csv
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from lab import jupyterlab, ran
 from made_up import made_up_run
+from spurnb.core import UserError
+from spurnb.report.board import AuditBoard
 
 CODE = """from spurnb.report.board import AuditBoard
 AuditBoard('run')"""
+
+
+IMAGES = dict(jets=[Image.new('RGB', (8, 8))])
+
+
+def a_board(images=IMAGES):
+    "A board of one image and one classifier."
+    metrics = dict(target=dict(name='fireboat'), arms=dict(jets={}), classifiers=dict(vit={}))
+    row = {'arm': 'jets', 'image': 0, 'votes': 1, 'hit.vit': True, 'p.vit': .9, 'top5.vit': 'fireboat=0.900|koala=0.100'}
+    return AuditBoard(metrics, pd.DataFrame([row]), images)
+
+
+@pytest.mark.parametrize('ask, said', [
+    (lambda: a_board().choose(order='best'), 'divided'), (lambda: a_board().choose(color='red'), 'color'),
+    (lambda: a_board().select(17), 'there are 1'), (lambda: a_board({}), 'no images'),
+    (lambda: a_board(dict(other=IMAGES['jets'])), 'by the names of their arms')])
+def test_a_choice_is_refused(ask, said):
+    pytest.importorskip('ipywidgets')
+    with pytest.raises(UserError, match=said): ask()
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +59,8 @@ def test_a_stranger_looks_at_images(lab):
         output.locator('select').nth(3).select_option('fails a check')
         output.get_by_text(f'1 to {failed} of {failed} images').wait_for()
         assert sum(t.is_visible() for t in tiles.all()) == failed
-        output.locator('select').nth(0).select_option('all arms'); output.locator('select').nth(3).select_option('passed or not')
+        output.locator('select').nth(0).select_option('all arms')
+        output.locator('select').nth(3).select_option('any result')
         output.get_by_text('1 to 24 of 120 images').wait_for()
         output.locator('button', has_text='next').click()
         output.get_by_text('25 to 48 of 120 images').wait_for()

@@ -52,7 +52,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_compare_refuses_what_is_no_audit(tmp_path):
     "One sentence and exit code 2: an empty folder, a single one, and images together with --compare."
-    for args, word in (('--compare', tmp_path, tmp_path/'x'), 'holds no audit'), (('--compare', tmp_path), 'at least two'), ((tmp_path, '--compare', tmp_path), 'more than one of a folder'), ((), 'none of a folder of images'):
+    for args, word in (('--compare', tmp_path, tmp_path/'x'), 'is not an audit'), (('--compare', tmp_path), 'at least two'), ((tmp_path, '--compare', tmp_path), 'more than one of a folder'), ((), 'none of a folder of images'):
         code, _, said = audit(*args, '--out', tmp_path/'board')
         assert code == 2 and word in said and 'Traceback' not in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path/'board').exists()
@@ -74,7 +74,7 @@ def test_the_page_stays_small(tmp_path):
     "Five arms of 70 images of 512 pixels: 64 of each are shown, it says so, and the page can be mailed."
     from spurnb.report.page import write_report
     html = write_report(made_up_run(tmp_path/'large', n=70, side=512)).read_text()
-    assert len(html) < 6e6 and '64 of 70 images' in html and 'Shown are the first 64 of each arm' in html
+    assert len(html) < 6e6 and '64 of 70 images' in html and 'Only the first 64 of each arm are shown' in html
 
 
 def test_parquet(run, monkeypatch, tmp_path):
@@ -116,7 +116,7 @@ def test_in_a_browser(page, width, scheme):
     with opened(page, width, scheme) as tab:
         assert tab.evaluate('document.documentElement.scrollWidth') <= width                                   # nothing sticks out sideways
         assert tab.evaluate('[...document.images].every(i => i.complete && i.naturalWidth > 0 || i.id === "detail-picture")')
-        assert tab.inner_text('h1') == 'Is red feeder enough to be called humming<b>bird?'
+        assert tab.inner_text('h1') == 'Does red feeder alone make classifiers say humming<b>bird?'
         paper, ink = tab.evaluate('(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))')
         assert (sum(map(int, paper[4:-1].split(','))) > sum(map(int, ink[4:-1].split(',')))) == (scheme == 'light')
         tab.click('#settings summary')
@@ -157,7 +157,7 @@ def test_filters_of_the_board(run, page):
         tab.click('#more')
         assert len(_votes(tab)) == 48 and tab.evaluate('document.activeElement.closest("tr").rowIndex') == 25             # the focus is on the first new one
         tab.select_option('#verdict', 'other'); tab.select_option('#arm', 'sfsl')
-        assert tab.inner_text('#rows') == 'No image is like that.'                                                        # each fools somebody
+        assert tab.inner_text('#rows') == 'No image matches.'                                                        # each fools somebody
 
 
 def test_one_image_by_keyboard(run, page):

@@ -1,0 +1,100 @@
+"Sentences of the report that a notebook need not show: one table of cases per function."
+import pytest
+
+from spurnb.report.summary import answer, cautions, findings, left_out, show, show_difference, text_report, why_not
+
+
+def measure(value, low=None, high=None, n=64):
+    return dict(value=value, low=value if low is None else low, high=value if high is None else high, n=n)
+
+
+def metrics(arms, differences=(), judges=('vit', 'nfnet'), **more):
+    rates = {a: dict(spurious_rate=measure(r, max(0, r - .05), min(1, r + .05))) for a, r in arms.items()}
+    classifiers = {j: {a: measure(r) for a, r in arms.items()} for j in judges}
+    target = dict(name='fireboat', feature='water jet', prompted='white water jet')
+    return dict(target=target, arms=rates, classifiers=classifiers, differences=dict(differences), **more)
+
+
+HIGHER, LOWER, OPEN = measure(.2, .1, .3), measure(-.2, -.3, -.1), measure(.01, -.1, .12)
+
+
+@pytest.mark.parametrize('arms, differences, said', [
+    (dict(prompted=.4, dreambooth=.3, sfsl=.6), {'sfsl-prompted': HIGHER, 'sfsl-dreambooth': HIGHER},
+     ', 20 points more than prompted, the strongest rival (+10 to +30).'),
+    (dict(prompted=.3, dreambooth=.4, sfsl=.2), {'sfsl-prompted': LOWER, 'sfsl-dreambooth': LOWER},
+     ', 20 points less than dreambooth, the strongest rival (-30 to -10).'),
+    (dict(prompted=.6, sfsl=.6), {'sfsl-prompted': OPEN},
+     '; the difference from prompted, the strongest rival, is undecided: +1 points (-10 to +12).'),
+    (dict(images=.5, background=.02), {}, ', compared with 2% of bare backgrounds (0 to 7%).'),
+    (dict(images=.5), {}, '(95% interval 45 to 55%).'),
+    (dict(references=.5, sfsl=.6), {'sfsl-references': HIGHER}, '(95% interval 55 to 65%).'), # references are no rival
+])
+def test_the_answer_has_the_comparison_that_matters(arms, differences, said):
+    sentence = answer(metrics(arms, differences))
+    assert sentence.endswith(said) and sentence.startswith('On average over 2 classifiers, ')
+    assert findings(metrics(arms, differences))[0] == sentence == text_report(metrics(arms, differences)).splitlines()[0]
+
+
+@pytest.mark.parametrize('change, said', [
+    (dict(judges=('vit',)), 'According to vit, 60% of the 64 images'),
+    (dict(n=1), 'the only image is classified as fireboat in 60% of cases')])
+def test_one_classifier_and_one_image(change, said):
+    n = change.pop('n', 64)
+    found = metrics(dict(images=.6), **change)
+    found['arms']['images']['spurious_rate']['n'] = n
+    assert said in answer(found)
+
+
+@pytest.mark.parametrize('rates, said', [
+    ((0, 0), 'All classifiers have the same rate, 0%.'),
+    ((.001, .002), 'The classifiers range from 0.1% (a) to 0.2% (b).'),
+    ((.301, .302), 'All classifiers have the same rate, 30%.')]) # equal as shown
+def test_equal_ends_are_no_range(rates, said):
+    found = metrics(dict(images=.5))
+    found['classifiers'] = {j: dict(images=measure(r)) for j, r in zip('ab', rates)}
+    assert said in findings(found)
+
+
+@pytest.mark.parametrize('values, said', [
+    (dict(), 'Nothing checked whether'),
+    (dict(object_absent=measure(.7), feature_present=measure(1)), 'finds the object (fireboat) in 30% of the images'),
+    (dict(object_absent=measure(1), feature_present=measure(.5)), 'Only 50% of the images show the feature'),
+    (dict(object_absent=measure(1), near_copies=measure(.3, .2, .4)), 'near copies of a reference (20 to 40%)')])
+def test_cautions(values, said):
+    found = metrics(dict(images=.5))
+    found['arms']['images'] |= values
+    assert [said in c for c in cautions(found)] == [True]
+
+
+@pytest.mark.parametrize('lost, said', [
+    (dict(left_out={'resnet999': 'there is no such model.'}), ['resnet999 was left out: there is no such model.']),
+    (dict(other_files=dict(held_out=dict(files=4, unreadable={'a.gif': 'empty'}))),
+     ["1 of 4 files of the references cannot be read and was left out: 'a.gif' (empty)."]),
+    (dict(files=dict(files=9, unreadable={f'{i}.png': 'empty' for i in range(7)})),
+     ['7 of 9 files cannot be read and were left out: ' + ', '.join(f"'{i}.png' (empty)" for i in range(5)) + ' and 2 more.']),
+    (dict(files=dict(files=9, copies={'b.png': 'c.png', 'd.png': 'c.png'})),
+     ["2 of 9 files are copies of others and count once: 'b.png' (of 'c.png'), 'd.png' (of 'c.png')."]),
+    ({}, [])])
+def test_what_was_left_out(lost, said):
+    assert left_out(lost) == said
+
+
+@pytest.mark.parametrize('m, text', [
+    (measure(.5, .5, .5), ('50%', '50%')), (measure(1, .94, 1), ('100%', '94 to 100%')),
+    (dict(value=.5, low=None, high=None), ('50%', '')), (None, ('not defined', ''))])
+def test_show(m, text):
+    assert show(m) == text
+
+
+@pytest.mark.parametrize('m, text', [
+    (measure(-.002, -.2, .1), ('-0.2 points', '-20 to +10')), (measure(0, -.004, .004), ('0 points', '-0.4 to +0.4')),
+    (dict(value=.5, low=None, high=None), ('+50 points', '')), (None, ('not defined', ''))])
+def test_show_difference(m, text):
+    assert show_difference(m) == text
+
+
+@pytest.mark.parametrize('m, why', [
+    (None, ''), (measure(0), ''), (dict(value=None, n=0), 'there is no image to count'),
+    (dict(value=None, n=3), 'it has no value on these images'), (dict(value=None, n=3, why='none'), 'none')])
+def test_why_not(m, why):
+    assert why_not(m) == why
