@@ -82,7 +82,8 @@ def ran(url):
             150_000,
         ):  # JupyterLab may lose what it sends to a kernel that is starting; then it is asked again
             tab.click(
-                '.jp-NotebookPanel-toolbar [data-command="notebook:restart-run-all"], .jp-NotebookPanel-toolbar [data-jp-item-name="restart-and-run"]'
+                '.jp-NotebookPanel-toolbar [data-command="notebook:restart-run-all"], '
+                '.jp-NotebookPanel-toolbar [data-jp-item-name="restart-and-run"]'
             )
             tab.click('.jp-Dialog .jp-mod-accept')
             try:

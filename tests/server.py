@@ -1,7 +1,9 @@
 """The far ends of a full-scale run, on this machine: a Hugging Face hub and a file server, with faults on request.
 
-`full_scale(folder)` fills them with tiny models of the real classes under the real names, and with a Spurious ImageNet of the real shape.
-`python tests/server.py` serves them until it is stopped and prints the variables that lead a run, or the tutorial, there.
+`full_scale(folder)` fills them with tiny models of the real classes under the real names,
+and with a Spurious ImageNet of the real shape.
+`python tests/server.py` serves them until it is stopped
+and prints the variables that lead a run, or the tutorial, there.
 """
 
 import hashlib, io, json, re, tarfile, threading, zipfile
@@ -27,7 +29,10 @@ SMALL = (
 
 
 class Server:
-    """`files`: path to bytes. `hub`: 'owner/name' or 'datasets/owner/name' to dict of file to bytes. `faults`: path (of the hub: /owner/name/file) to a list, one used up by each request.
+    """Files and a hub on localhost.
+
+    `files`: path to bytes. `hub`: 'owner/name' or 'datasets/owner/name' to dict of file to bytes.
+    `faults`: path (of the hub: /owner/name/file) to a list, one used up by each request.
 
     It is a proxy too: an address with another server's name is answered as if it were ours.
     """
@@ -156,7 +161,9 @@ def listing(files):
 
 
 def spurious_zip(each=10, target='hummingbird', n=26, **more):
-    "Bytes of an archive of the real shape: a hundred folders, a time stamp; scenes of the mini world show the target's feature, noise the others."
+    """Return the bytes of an archive of the real shape: a hundred folders, a time stamp.
+
+    Scenes of the embedded world show the target's feature, noise the others."""
     import numpy as np
     from PIL import Image
     from spurnb.world.scenes import reference_scenes
@@ -205,7 +212,9 @@ def checkpoint(classes=1000, **extra):
 
 
 def full_scale(folder):
-    "A server with everything that `spurnb_run --preset sd15` (or sdxl) asks for, tiny; `folder` is where the models are made, with an ImageNet-like folder `imagenet` and tar `train.tar`."
+    """Return a server with everything that `spurnb_run --preset sd15` (or sdxl) asks for, tiny.
+
+    The models are made in `folder`, with an ImageNet-like folder `imagenet` and tar `train.tar`."""
     import timm, torch
     from diffusers import AutoencoderTiny
     from safetensors.torch import save

@@ -1,4 +1,4 @@
-"""The house: floors, one order everywhere, one home for a name, pages that keep their limits, and lines that fit on a screen."""
+"""The house: floors, one order everywhere, one home for a name, short pages, lines that fit on a screen."""
 
 import ast
 import io
@@ -136,7 +136,7 @@ def test_folders_come_in_the_order_of_their_floors():
 
 
 def test_one_order_everywhere():
-    "The tables of the index, of README and of the architecture follow the sidebar; the architecture names every module."
+    """The tables of index, README and architecture follow the sidebar; the architecture names every module."""
     order = sidebar()
     readme = links('\n'.join(x for x in (root / 'README.md').read_text().splitlines() if x.startswith('|')))
     for where, found in dict(
@@ -255,8 +255,9 @@ def semicolons(code):
 
 
 def python(cell):
-    "The code of a cell without what only IPython understands."
-    return '\n'.join(line for line in source(cell).splitlines() if not re.match(r'\s*[!%]', line)) + '\n'
+    "The code of a cell without nbdev's own last line and without what only IPython understands."
+    lines = source(cell).replace('import nbdev; nbdev.nbdev_export()', '').splitlines()
+    return '\n'.join(line for line in lines if not re.match(r'\s*[!%]', line)) + '\n'
 
 
 @pytest.mark.parametrize('name', pages)

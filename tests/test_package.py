@@ -74,7 +74,9 @@ def test_one_version():
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-    "The wheel of a copy of the sources, so that nothing built before gets into it; a file is added deep in spurnb/mini."
+    """The wheel of a copy of the sources, so that nothing built before gets into it.
+
+    A file is added deep in spurnb/mini."""
     source, out = tmp_path_factory.mktemp('source') / 'spurnb', tmp_path_factory.mktemp('wheel')
     shutil.copytree(
         root,

@@ -1,4 +1,6 @@
-"""Randomly initialized models of the real classes, small enough to draw an image in milliseconds: Stable Diffusion, SDXL, CLIP and OWLv2.
+"""Randomly initialized models of the real classes that generate an image in milliseconds.
+
+Stable Diffusion, SDXL, CLIP and OWLv2.
 
 Only the sizes differ. Tests take the fixture (`from tiny import tiny_folder`) or call `tiny_pipeline()`.
 """

@@ -1,4 +1,4 @@
-"""Write the repository's address into every install cell, badge and link, from `user`, `repo`, `branch` and `released` in settings.ini.
+"""Write the repository's address, as in settings.ini, into every install cell, badge and link.
 
     python tools/links.py            rewrite what is out of date
     python tools/links.py --check    only say what is, and exit with 1
