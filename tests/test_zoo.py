@@ -1,24 +1,100 @@
-"What a notebook cell cannot show of judges: a hub, no hub, and two audits that write at once."
-import http.server, json, os, subprocess, sys, threading
+"Tests of judges that do not fit into a notebook: refusals, a hub, no hub, and two audits that write at once."
+import http.server, json, os, struct, subprocess, sys, threading, types, zlib
 from pathlib import Path
 
 import pytest
 
-from spurnb.core import save_png
+from spurnb.audit.judges import JudgeFailed
+from spurnb.audit.zoo import (class_target, head_classes, imagenet_classes, load_judge, load_judges, own_judge,
+                              read_classes)
+from spurnb.core import UserError, save_png
 from spurnb.data import mini_root
 from spurnb.world.scenes import CLASSES, reference_scenes
 
-weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="the mini world's weights are not there")
+weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="the mini world's weights are missing")
 root = str(Path(__file__).resolve().parents[1])
 
 
 def start(*args, **env):
-    return subprocess.Popen([sys.executable, *map(str, args)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=root) | env)
+    env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=root) | env
+    args = [sys.executable, *map(str, args)]
+    return subprocess.Popen(args, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda: head_classes(3, classes=['cat', 'dog']), '2 names of classes for 3 outputs'),
+    (lambda: class_target('crane', imagenet_classes()), '134'),
+    (lambda: class_target('cat', ['cat', 'cat']), r"'cat' is the name of 2 classes \(0, 1\)"),
+    (lambda: class_target('dogg', ['cat', 'dog']), "did you mean 'dog'"),
+    (lambda: load_judge('resnet5O'), 'resnet50'),
+    (lambda: load_judge('torchvision:mobilenet_v22'), 'mobilenet_v2'),
+    (lambda: load_judge('torchvision:mobilenet_v2.IMAGENET1K_V3'), 'IMAGENET1K_V2'),
+    (lambda: load_judge('resnet18@nowhere.safetensors'), "there is no file 'nowhere.safetensors'"),
+    (lambda: load_judge('no_such_module_anywhere:resnet'), "no module 'no_such_module_anywhere'"),
+    (lambda: load_judges(['resnet5O', 'test_resnett']), 'none of the 2 classifiers'),
+    (lambda: load_judges(['resnet5O']), 'did you mean'),
+])
+def test_refused(call, message):
+    with pytest.raises(UserError, match=message): call()
+
+
+@pytest.mark.parametrize('name, text, message', [
+    ('gap.json', '{"cat": 0, "fish": 2}', 'from 0'),
+    ('twice.json', '{"cat": 0, "fish": 0}', 'from 0'),
+    ('lists.json', '{"cat": [0]}', 'from 0'),
+    ('none.json', '{}', 'from 0'),
+    ('number.json', '3', 'no names'),
+    ('broken.json', '{"cat"', 'is not JSON'),
+    ('empty.txt', '\n\n', 'no names'),
+    ('binary.txt', b'\xff\xfe\xff', 'not text'),
+    ('nowhere.txt', None, 'cannot read'),
+])
+def test_files_of_names_refused(tmp_path, name, text, message):
+    if text is not None: (tmp_path/name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message): read_classes(tmp_path/name)
+
+
+@weights
+def test_folders_and_files_refused(tmp_path):
+    from safetensors.torch import save_file
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(JudgeFailed, match='no config.json'): load_judge(str(tmp_path/'empty'))
+    (tmp_path/'empty'/'config.json').write_text('{}')
+    with pytest.raises(JudgeFailed, match='no weights as safetensors'): load_judge(str(tmp_path/'empty'))
+    save_file(load_judge('test_resnet').model.state_dict(), tmp_path/'best.safetensors')
+    with pytest.raises(JudgeFailed, match='no head.weight'): load_judge(f'test_vit@{tmp_path/"best.safetensors"}')
+    with pytest.raises(JudgeFailed, match='Missing key'): load_judge(f'resnet18@{tmp_path/"best.safetensors"}')
+
+
+FACTORIES = """
+import torch
+def net(): return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+def right(): return net(), dict(classes=['r', 'g', 'b'])
+def wrong(): return 3
+def broken(): return 1/0
+def odd_key(): return net(), dict(klasses=['r', 'g', 'b'])
+"""
+
+
+@pytest.mark.parametrize('factory, message', [
+    ('wrong', 'returns int'),
+    ('broken', 'fails with ZeroDivisionError: division by zero'),
+    ('rihgt', "did you mean 'right'"),
+    ('odd_key', "did you mean 'classes'"),
+    ('', 'MODULE:FACTORY'),
+])
+def test_own_code_refused(tmp_path, monkeypatch, factory, message):
+    (tmp_path/'factories_of_the_zoo_test.py').write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=message): own_judge(f'factories_of_the_zoo_test:{factory}')
+    assert own_judge('factories_of_the_zoo_test:right').classes == ('r', 'g', 'b')
 
 
 @pytest.fixture
 def feeders(tmp_path):
-    for i, scene in enumerate(reference_scenes('hummingbird', 24, seed=9)): save_png(tmp_path/'feeders'/f'{i:02d}.png', scene.draw())
+    for i, scene in enumerate(reference_scenes('hummingbird', 24, seed=9)):
+        save_png(tmp_path/'feeders'/f'{i:02d}.png', scene.draw())
     return tmp_path/'feeders'
 
 
@@ -34,172 +110,237 @@ class Hub(http.server.BaseHTTPRequestHandler):
         data = file.read_bytes() if there else b''
         self.send_response(200 if there else 404)
         if there:
-            for k, v in {'X-Repo-Commit': '0'*40, 'ETag': f'"{len(data)}-{file.name}"', 'Content-Length': str(len(data))}.items(): self.send_header(k, v)
+            etag = f'"{len(data)}-{file.name}"'
+            headers = {'X-Repo-Commit': '0'*40, 'ETag': etag, 'Content-Length': str(len(data))}
+            for k, v in headers.items(): self.send_header(k, v)
         else: self.send_header('X-Error-Code', 'EntryNotFound' if (self.folder/owner).is_dir() else 'RepoNotFound')
         self.end_headers()
         if self.command == 'GET': self.wfile.write(data)
 
 
+def save_timm(folder):
+    "Save one of the mini world's judges in timm's format."
+    import timm
+    timm.models.save_for_hf(load_judge('test_resnet').model, str(folder), safe_serialization=True,
+                            model_config=dict(label_names=list(CLASSES)))
+
+
 @pytest.fixture
 def hub(tmp_path):
-    "A hub on this machine with a timm and a transformers classifier of the mini world's classes; -> environment that leads to it."
-    import timm
+    "A local hub with a timm and a transformers classifier of the mini world; -> environment for it."
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
-    from spurnb.audit.zoo import load_judge
     folder = tmp_path/'hub'
-    timm.models.save_for_hf(load_judge('test_resnet').model, str(folder/'me'/'timm'), model_config=dict(label_names=list(CLASSES)), safe_serialization=True)
+    save_timm(folder/'me'/'timm')
     names = dict(enumerate(CLASSES))
-    ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=6, id2label=names, label2id={v: k for k, v in names.items()})).save_pretrained(folder/'me'/'hf')
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=6,
+                          id2label=names, label2id={v: k for k, v in names.items()})
+    ResNetForImageClassification(config).save_pretrained(folder/'me'/'hf')
     ViTImageProcessor(size=dict(height=32, width=32)).save_pretrained(folder/'me'/'hf')
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), type('Here', (Hub,), dict(folder=folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield dict(HF_ENDPOINT=f'http://127.0.0.1:{server.server_port}', HF_HOME=str(tmp_path/'home'), HF_HUB_OFFLINE='0', HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_TELEMETRY='1', NO_PROXY='127.0.0.1', no_proxy='127.0.0.1')
+    yield dict(HF_ENDPOINT=f'http://127.0.0.1:{server.server_port}', HF_HOME=str(tmp_path/'home'), HF_HUB_OFFLINE='0',
+               HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_TELEMETRY='1', NO_PROXY='127.0.0.1', no_proxy='127.0.0.1')
     server.shutdown()
+
+
+def start_audit(folder, judges, out, *more, before=(), **env):
+    "Start the audit of a folder as a command of its own."
+    command = '-m', 'spurnb.report.folder', folder, '--judges', ','.join(judges), '--out', out
+    return start(*before, *command, *more, **env)
+
+
+def metrics_of(out): return json.loads((out/'metrics.json').read_text())
 
 
 @weights
 def test_judges_from_a_hub(hub, feeders, tmp_path):
-    "By the names one would type; one that is not on the hub is left out, the exit code says so, and the others are there."
-    audit = start('-m', 'spurnb.report.folder', feeders, '--judges', 'test_resnet,hf-hub:me/timm,transformers:me/hf,hf-hub:me/nothing', '--out', tmp_path/'out', **hub)
+    "Judges load by name; a missing one is left out, the exit code says so, and the others are audited."
+    names = ['test_resnet', 'hf-hub:me/timm', 'transformers:me/hf']
+    audit = start_audit(feeders, [*names, 'hf-hub:me/nothing'], tmp_path/'out', **hub)
     said, complaints = audit.communicate(timeout=600)
-    found = json.loads((tmp_path/'out'/'metrics.json').read_text())
+    found = metrics_of(tmp_path/'out')
     assert audit.returncode == 2, complaints
-    assert list(found['classifiers']) == ['test_resnet', 'hf-hub:me/timm', 'transformers:me/hf'] and list(found['left_out']) == ['hf-hub:me/nothing'], said
+    assert list(found['classifiers']) == names and list(found['left_out']) == ['hf-hub:me/nothing'], said
     assert found['classifiers']['hf-hub:me/timm'] == found['classifiers']['test_resnet'] # the same weights
     assert 'hf-hub:me/nothing was left out: cannot get the weights' in said and 'Traceback' not in complaints
 
 
 @weights
 def test_two_audits_at_once(feeders, tmp_path):
-    "Both write the same cache, of one run folder, and both say what one alone says."
-    runs = [start('-m', 'spurnb.report.folder', feeders, '--judges', 'test_resnet,test_nfnet', '--out', tmp_path/'out') for _ in range(2)]
+    "Both write the same cache, of one run folder, and both print the same as a single one."
+    judges = ['test_resnet', 'test_nfnet']
+    runs = [start_audit(feeders, judges, tmp_path/'out') for _ in range(2)]
     said = [r.communicate(timeout=600) for r in runs]
     assert [r.returncode for r in runs] == [0, 0], said
     assert said[0][0] == said[1][0]
-    alone = start('-m', 'spurnb.report.folder', feeders, '--judges', 'test_resnet,test_nfnet', '--out', tmp_path/'alone')
-    assert alone.communicate(timeout=600)[0].splitlines()[:-1] == said[0][0].splitlines()[:-1]
-    assert json.loads((tmp_path/'out'/'metrics.json').read_text()) == json.loads((tmp_path/'alone'/'metrics.json').read_text())
+    alone = start_audit(feeders, judges, tmp_path/'alone').communicate(timeout=600)[0]
+    assert alone.splitlines()[:-1] == said[0][0].splitlines()[:-1]
+    assert metrics_of(tmp_path/'out') == metrics_of(tmp_path/'alone')
     assert not list((tmp_path/'out').rglob('.part*'))
 
 
 @weights
 def test_two_processes_share_an_audit(feeders, tmp_path):
-    "Both really run, each asks for its share, and the files are those that one process writes."
-    judges, env = ('--judges', 'test_resnet,test_nfnet'), dict(ACCELERATE_USE_CPU='true')
-    two = start('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, '-m', 'spurnb.report.folder', feeders, *judges, '--out', tmp_path/'two', **env)
+    "Both really run, each computes its share, and the files are those of a single process."
+    judges = ['test_resnet', 'test_nfnet']
+    torchrun = '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2
+    two = start_audit(feeders, judges, tmp_path/'two', before=torchrun, ACCELERATE_USE_CPU='true')
     said, complaints = two.communicate(timeout=900)
     assert two.returncode == 0, complaints
     assert json.loads((tmp_path/'two'/'config.json').read_text())['processes'] == 2
-    assert said.count('report: ') == 1 # one speaks for both
-    one = start('-m', 'spurnb.report.folder', feeders, *judges, '--out', tmp_path/'one')
-    def own(text): return [line for line in text.splitlines() if not line.startswith('[Gloo]')][:-1]       # torch before 2.10 has something to say, too
+    assert said.count('report: ') == 1 # one prints for both
+    one = start_audit(feeders, judges, tmp_path/'one')
+    def own(text): # torch before 2.10 prints lines of its own
+        return [line for line in text.splitlines() if not line.startswith('[Gloo]')][:-1]
     assert own(one.communicate(timeout=600)[0]) == own(said)
-    files = {f.relative_to(tmp_path/'one') for f in (tmp_path/'one').rglob('*') if f.is_file()}
-    assert files == {f.relative_to(tmp_path/'two') for f in (tmp_path/'two').rglob('*') if f.is_file()} and any(f.suffix == '.npz' for f in files)
+    files, others = ({f.relative_to(out): f.read_bytes() for f in out.rglob('*') if f.is_file()}
+                     for out in (tmp_path/'one', tmp_path/'two'))
+    assert set(files) == set(others) and any(f.suffix == '.npz' for f in files)
     for f in files:
-        if f.name not in ('config.json', 'report.html'): assert (tmp_path/'one'/f).read_bytes() == (tmp_path/'two'/f).read_bytes(), f
+        if f.name not in ('config.json', 'report.html'): assert files[f] == others[f], f
 
 
 @pytest.fixture
 def tiny_clip(tmp_path):
-    "CLIP in miniature, with random weights."
+    "A tiny CLIP with random weights."
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
     from tiny import tiny_tokenizer
-    words, small = tiny_tokenizer(), dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    words = tiny_tokenizer()
+    small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    special = {f'{k}_token_id': getattr(words, f'{k}_token_id') for k in ('bos', 'eos', 'pad')}
+    text = small | special | dict(vocab_size=len(words), max_position_embeddings=32)
+    vision = small | dict(image_size=16, patch_size=8)
     torch.manual_seed(0)
-    text = small | dict(vocab_size=len(words), max_position_embeddings=32, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=small | dict(image_size=16, patch_size=8), projection_dim=8)).save_pretrained(tmp_path/'clip')
-    CLIPProcessor(CLIPImageProcessor(size=dict(shortest_edge=16), crop_size=dict(height=16, width=16)), words).save_pretrained(tmp_path/'clip')
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(tmp_path/'clip')
+    images = CLIPImageProcessor(size=dict(shortest_edge=16), crop_size=dict(height=16, width=16))
+    CLIPProcessor(images, words).save_pretrained(tmp_path/'clip')
     return tmp_path/'clip'
 
 
-@weights
-def test_detector_space_and_lpips_by_option(feeders, tiny_clip, tmp_path, monkeypatch):
-    "An audit of one's own classifier with everything that can be asked for; each option adds its measures, and mistakes are one sentence."
-    import sys, types
-    import timm, torch
-    from spurnb.core import UserError
-    from spurnb.data import mini_class_images
-    from spurnb.report.folder import audit_folder
-    from spurnb.audit.zoo import load_judge
-    for i, x in enumerate(mini_class_images('hummingbird', 24, 5)): save_png(tmp_path/'birds'/f'{i:02d}.png', x)
-    for i, scene in enumerate(reference_scenes('hummingbird', 22, seed=3)): save_png(tmp_path/'refs'/f'{i:02d}.png', scene.draw())
-    timm.models.save_for_hf(load_judge('test_resnet').model, str(tmp_path/'mine'), model_config=dict(label_names=list(CLASSES)), safe_serialization=True)
+@pytest.fixture
+def fake_lpips(monkeypatch):
+    "A distance in place of the package lpips."
+    import torch
     class Fake(torch.nn.Module):
         def __init__(self, net, verbose): super().__init__()
         def forward(self, a, b, normalize): return (a - b).abs().mean((1, 2, 3))
     monkeypatch.setitem(sys.modules, 'lpips', types.SimpleNamespace(LPIPS=Fake))
-    folders, mine = dict(positives=tmp_path/'birds', references=tmp_path/'refs'), [str(tmp_path/'mine')]
-    found, scores = audit_folder(feeders, 'hummingbird', mine, tmp_path/'out', 'red feeder', **folders, detector=f'clip:{tiny_clip}', space=f'local-dir:{tmp_path/"mine"}', lpips='alex')
-    images = found['arms']['images']
+
+
+@weights
+def test_detector_space_and_lpips_by_option(feeders, tiny_clip, fake_lpips, tmp_path):
+    "An audit of your own classifier with every option; each adds its measures, and mistakes are one line."
+    from spurnb.data import mini_class_images
+    from spurnb.report.folder import audit_folder
+    birds, refs, mine = tmp_path/'birds', tmp_path/'refs', [str(tmp_path/'mine')]
+    for i, x in enumerate(mini_class_images('hummingbird', 24, 5)): save_png(birds/f'{i:02d}.png', x)
+    for i, scene in enumerate(reference_scenes('hummingbird', 22, seed=3)): save_png(refs/f'{i:02d}.png', scene.draw())
+    save_timm(tmp_path/'mine')
+    clip = f'clip:{tiny_clip}'
+    options = dict(positives=birds, references=refs, detector=clip, space=f'local-dir:{mine[0]}', lpips='alex')
+    found, scores = audit_folder(feeders, 'hummingbird', mine, tmp_path/'out', 'red feeder', **options)
+    images, object_meter = found['arms']['images'], found['meters']['object']
     assert images['spurious_rate_valid']['n'] == images['valid']['value']*24 and images['object_absent']['n'] == 24
-    assert set(found['meters']) == {'object', 'feature'} and found['meters']['object']['recall']['n'] == 12 and found['meters']['object']['false_positives']['n'] == 22
-    assert 0 < images['similarity']['value'] <= 1 and images['lpips']['n'] == 24 and images['lpips_diversity']['n'] == 12 and images['vendi']['value'] > 1
-    assert {'p_object', 'p_feature', 'similarity', 'lpips'} <= set(scores.columns) and found['held_out'] == 22 and list(found['other_files']) == ['class_images', 'held_out']
-    bare, _ = audit_folder(feeders, 'hummingbird', mine, references=tmp_path/'refs', lpips='alex') # LPIPS needs no space
+    assert set(found['meters']) == {'object', 'feature'}
+    assert object_meter['recall']['n'] == 12 and object_meter['false_positives']['n'] == 22
+    assert 0 < images['similarity']['value'] <= 1 and images['vendi']['value'] > 1
+    assert images['lpips']['n'] == 24 and images['lpips_diversity']['n'] == 12
+    assert {'p_object', 'p_feature', 'similarity', 'lpips'} <= set(scores.columns)
+    assert found['held_out'] == 22 and list(found['other_files']) == ['class_images', 'held_out']
+    bare, _ = audit_folder(feeders, 'hummingbird', mine, references=refs, lpips='alex') # LPIPS needs no space
     assert bare['arms']['images']['lpips'] == images['lpips'] and 'similarity' not in bare['arms']['images']
-    plain, _ = audit_folder(feeders, 'hummingbird', mine)
-    assert not {'similarity', 'lpips', 'vendi', 'valid'} & set(plain['arms']['images']) and 'why' in plain['arms']['images']['auc']
-    with pytest.raises(UserError, match='calibrated'): audit_folder(feeders, 'hummingbird', mine, detector=f'clip:{tiny_clip}')
-    with pytest.raises(UserError, match='at least 20'): audit_folder(feeders, 'hummingbird', mine, detector=f'clip:{tiny_clip}', positives=one_of(tmp_path/'birds', tmp_path/'one'), references=tmp_path/'refs')
+    plain = audit_folder(feeders, 'hummingbird', mine)[0]['arms']['images']
+    assert not {'similarity', 'lpips', 'vendi', 'valid'} & set(plain) and 'why' in plain['auc']
+    with pytest.raises(UserError, match='calibrated'): audit_folder(feeders, 'hummingbird', mine, detector=clip)
+    one = one_of(birds, tmp_path/'one')
+    with pytest.raises(UserError, match='at least 20'):
+        audit_folder(feeders, 'hummingbird', mine, detector=clip, positives=one, references=refs)
 
 
 def one_of(folder, new):
-    "A folder with one of the files in `folder`."
+    "Make a folder with one of the files in `folder`."
     new.mkdir()
     file = next(folder.iterdir())
     (new/file.name).write_bytes(file.read_bytes())
     return new
 
 
-@weights
-def test_whatever_lies_in_a_folder(feeders, tmp_path):
-    "Odd files through the command: each is read, or left out by name; one picture is audited; none is one sentence."
-    import struct, zlib
+ODD_NAMES = ('Zaunkönig 鳥.png', 'two\nlines.png', '<img src=x onerror=alert(1)>.png', '=1+1,"x".png')
+
+
+def png_bomb():
+    "A small PNG file that claims 60,000 x 60,000 pixels."
+    def number(n): return struct.pack('>I', n)
+    def chunk(kind, data): return number(len(data)) + kind + data + number(zlib.crc32(kind + data))
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', 60_000, 60_000, 1, 0, 0, 0, 0))
+    return b'\x89PNG\r\n\x1a\n' + header + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b'')
+
+
+@pytest.fixture
+def odd(tmp_path):
+    "A folder of unusual files: eight images, a copy, and two that cannot be read."
     import numpy as np
     from PIL import Image
     from spurnb.world.scenes import Scene
-    odd, pictures = tmp_path/'odd', [Scene(None, 'feeder', 'red', 'wood', i).draw(96) for i in range(9)]
+    odd, images = tmp_path/'odd', [Scene(None, 'feeder', 'red', 'wood', i).draw(96) for i in range(9)]
     odd.mkdir()
-    def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    (odd/'bomb.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 60_000, 60_000, 1, 0, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b''))
-    pictures[0].save(odd/'moves.gif', save_all=True, append_images=pictures[1:3])
-    pictures[1].convert('CMYK').save(odd/'print.tif')
-    seen_through = pictures[2].copy(); seen_through.putalpha(120); seen_through.save(odd/'alpha.webp')
-    Image.fromarray(np.asarray(pictures[3].convert('L')).astype('uint16')*257).save(odd/'16 bit.png')
-    for i, name in enumerate(('Zaunkönig 鳥.png', 'two\nlines.png', '<img src=x onerror=alert(1)>.png', '=1+1,"x".png')): pictures[4+i].save(odd/name)
-    pictures[4].save(odd/'again.bmp'); (odd/'cut.jpg').write_bytes(b'\xff\xd8\xff\xe0')
-    run = start('-m', 'spurnb.report.folder', odd, '--judges', 'test_resnet', '--out', tmp_path/'out')
-    said, complaints = run.communicate(timeout=600)
-    found = json.loads((tmp_path/'out'/'metrics.json').read_text())
-    assert run.returncode == 0 and 'Traceback' not in complaints, complaints
-    assert found['arms']['images']['spurious_rate']['n'] == 8 and sorted(found['files']['unreadable']) == ['bomb.png', 'cut.jpg'] and len(found['files']['copies']) == 1
-    assert "'bomb.png'" in said and "'cut.jpg'" in said and '<img src=x' not in (tmp_path/'out'/'report.html').read_text(encoding='utf-8')
+    (odd/'bomb.png').write_bytes(png_bomb())
+    (odd/'cut.jpg').write_bytes(b'\xff\xd8\xff\xe0')
+    images[0].save(odd/'moves.gif', save_all=True, append_images=images[1:3])
+    images[1].convert('CMYK').save(odd/'print.tif')
+    transparent = images[2].copy()
+    transparent.putalpha(120)
+    transparent.save(odd/'alpha.webp')
+    Image.fromarray(np.asarray(images[3].convert('L')).astype('uint16')*257).save(odd/'16 bit.png')
+    for name, image in zip(ODD_NAMES, images[4:]): image.save(odd/name)
+    images[4].save(odd/'again.bmp')
+    return odd
+
+
+@weights
+def test_unusual_files(odd, tmp_path):
+    "Each file is read, or left out by name."
     import pandas as pd
-    assert {'two\nlines.png', 'Zaunkönig 鳥.png', '=1+1,"x".png'} <= set(pd.read_csv(tmp_path/'out'/'scores.csv').file.dropna())
+    run = start_audit(odd, ['test_resnet'], tmp_path/'out')
+    said, complaints = run.communicate(timeout=600)
+    found = metrics_of(tmp_path/'out')
+    assert run.returncode == 0 and 'Traceback' not in complaints, complaints
+    assert found['arms']['images']['spurious_rate']['n'] == 8
+    assert sorted(found['files']['unreadable']) == ['bomb.png', 'cut.jpg'] and len(found['files']['copies']) == 1
+    assert "'bomb.png'" in said and "'cut.jpg'" in said
+    assert '<img src=x' not in (tmp_path/'out'/'report.html').read_text(encoding='utf-8')
+    files = set(pd.read_csv(tmp_path/'out'/'scores.csv').file.dropna())
+    assert files >= set(ODD_NAMES) - {'<img src=x onerror=alert(1)>.png'}
+
+
+@weights
+def test_one_image_and_none(odd, tmp_path):
+    "A single image is audited; an empty folder is one line."
     for f in odd.iterdir():
-        if f.name not in ('print.tif', 'notes.txt'): f.unlink()
-    run = start('-m', 'spurnb.report.folder', odd, '--judges', 'test_resnet', '--out', tmp_path/'single')
+        if f.name != 'print.tif': f.unlink()
+    run = start_audit(odd, ['test_resnet'], tmp_path/'single')
     complaints = run.communicate(timeout=600)[1]
-    single = json.loads((tmp_path/'single'/'metrics.json').read_text())['arms']['images']
+    single = metrics_of(tmp_path/'single')['arms']['images']
     assert run.returncode == 0, complaints
-    assert single['spurious_rate']['n'] == 1 and 'two classifiers' in single['kappa']['why'] and single['p_target']['low'] is None
+    assert single['spurious_rate']['n'] == 1 and single['p_target']['low'] is None
+    assert 'two classifiers' in single['kappa']['why']
     (odd/'print.tif').unlink()
-    run = start('-m', 'spurnb.report.folder', odd, '--out', tmp_path/'none')
+    run = start_audit(odd, ['test_resnet'], tmp_path/'none')
     complaints = run.communicate(timeout=600)[1]
-    assert run.returncode == 2 and len(complaints.strip().splitlines()) == 1 and 'no images' in complaints and not (tmp_path/'none').exists()
+    assert run.returncode == 2 and 'no images' in complaints and not (tmp_path/'none').exists()
+    assert len(complaints.strip().splitlines()) == 1
 
 
 def test_lpips_itself():
-    "The package as it is, its network with random weights: nothing differs from itself, and everything from something else."
+    "With the real package and random weights, the distance is 0 to itself and positive to anything else."
     lpips = pytest.importorskip('lpips')
-    import numpy as np
     import torch
     from spurnb.audit.similarity import lpips_diversity, lpips_to
     model = lpips.LPIPS(net='alex', pnet_rand=True, verbose=False).eval().requires_grad_(False)
     x = torch.rand(6, 3, 64, 64, generator=torch.manual_seed(0))
     assert lpips_to(model, x[:1].repeat(3, 1, 1, 1), x[:1]) == pytest.approx([0, 0, 0], abs=1e-6)
-    assert lpips_to(model, x[:2], x[2:4]) == pytest.approx(np.stack([model(x[:2], x[[i, i]], normalize=True).flatten().numpy() for i in (2, 3)]).mean(0), abs=1e-6)
+    by_hand = torch.stack([model(x[:2], x[[i, i]], normalize=True).flatten() for i in (2, 3)]).mean(0)
+    assert lpips_to(model, x[:2], x[2:4]) == pytest.approx(by_hand.numpy(), abs=1e-6)
     (value, low, high), pairs = lpips_diversity(model, x)
     assert pairs == 3 and 0 < low <= value <= high
