@@ -1,4 +1,4 @@
-"What a notebook cell cannot show of the report: exit codes of the command in a process of its own, and the pages in a real browser."
+"The report where a notebook cell cannot test it: exit codes of the command, and the pages in a browser."
 import json, os, shutil, subprocess, sys
 from contextlib import contextmanager
 
@@ -13,15 +13,17 @@ weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="t
 
 
 def audit(*args):
-    "Exit code, what was printed, and what went to stderr, of `spurnb_audit`."
-    done = subprocess.run([sys.executable, '-m', 'spurnb.report.folder', *map(str, args)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    "Return exit code, stdout and stderr of `spurnb_audit`."
+    command = [sys.executable, '-m', 'spurnb.report.folder', *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
     return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope='module')
 def feeders(tmp_path_factory):
     folder = tmp_path_factory.mktemp('images')/'red feeders & <b>more</b>'
-    for i, scene in enumerate(reference_scenes('hummingbird', 24, seed=9)): save_png(folder/f'{i:02d} <i>.png', scene.draw())
+    for i, scene in enumerate(reference_scenes('hummingbird', 24, seed=9)):
+        save_png(folder/f'{i:02d} <i>.png', scene.draw())
     return folder
 
 
@@ -36,9 +38,10 @@ def test_exit_codes(feeders, tmp_path):
 
 @weights
 @pytest.mark.parametrize('args, word', [
-    (('--target', 'humingbird'), 'hummingbird'), (('--judges', 'test_resnett'), 'test_resnet'), (('--limit', '20'), 'between 0 and 1'),
+    (('--target', 'humingbird'), 'hummingbird'), (('--judges', 'test_resnett'), 'test_resnet'),
+    (('--limit', '20'), 'between 0 and 1'),
     (('--judges', 'test_resnet,resnet50'), 'apart'), (('--device', 'tpu'), 'tpu')])
-def test_a_mistake_is_one_sentence(feeders, tmp_path, args, word):
+def test_a_bad_option_prints_one_line(feeders, tmp_path, args, word):
     code, _, said = audit(feeders, '--out', tmp_path/'out', *args)
     assert code == 2 and word in said and 'Traceback' not in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path/'out'/'metrics.json').exists()
@@ -50,9 +53,12 @@ def test_a_folder_that_is_not_there(tmp_path):
     assert code == 2 and 'nowhere' in said and 'Traceback' not in said
 
 
-def test_compare_refuses_what_is_no_audit(tmp_path):
-    "One sentence and exit code 2: an empty folder, a single one, and images together with --compare."
-    for args, word in (('--compare', tmp_path, tmp_path/'x'), 'is not an audit'), (('--compare', tmp_path), 'at least two'), ((tmp_path, '--compare', tmp_path), 'more than one of a folder'), ((), 'none of a folder of images'):
+def test_folders_that_are_no_audits_are_refused(tmp_path):
+    "An empty folder, a single one, images together with --compare: one line and exit code 2."
+    empty, single = ('--compare', tmp_path, tmp_path/'x'), ('--compare', tmp_path)
+    both = tmp_path, *single
+    cases = {empty: 'is not an audit', single: 'at least two', both: 'more than one of', (): 'none of a folder'}
+    for args, word in cases.items():
         code, _, said = audit(*args, '--out', tmp_path/'board')
         assert code == 2 and word in said and 'Traceback' not in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path/'board').exists()
@@ -78,18 +84,20 @@ def test_the_page_stays_small(tmp_path):
 
 
 def test_parquet(run, monkeypatch, tmp_path):
-    "With pyarrow the tables come back as they were; without it one sentence says what to install, before anything is written."
+    "With pyarrow the tables come back as they were; without it one line says what to install."
     import pandas as pd
     from spurnb.report import tables
     metrics = json.loads((run/'metrics.json').read_text())
     with monkeypatch.context() as without:
         without.setattr(tables, 'find_spec', lambda name: None)
-        with pytest.raises(UserError, match='pip install pyarrow'): tables.write_tables(metrics, tmp_path/'none', ['csv', 'parquet'])
+        with pytest.raises(UserError, match='pip install pyarrow'):
+            tables.write_tables(metrics, tmp_path/'none', ['csv', 'parquet'])
     assert not (tmp_path/'none').exists()
     pytest.importorskip('pyarrow')
     tables.write_tables(metrics, tmp_path, ['parquet'])
-    assert sorted(f.name for f in tmp_path.iterdir()) == ['arms.parquet', 'classifiers.parquet', 'differences.parquet']
-    for name, table in tables.long_tables(metrics).items(): pd.testing.assert_frame_equal(pd.read_parquet(tmp_path/f'{name}.parquet'), table, check_dtype=False)
+    assert sorted(f.stem for f in tmp_path.glob('*.parquet')) == ['arms', 'classifiers', 'differences']
+    for name, table in tables.long_tables(metrics).items():
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path/f'{name}.parquet'), table, check_dtype=False)
 
 
 @contextmanager
@@ -114,8 +122,9 @@ def opened(page, width=1200, scheme='light', **context):
 @pytest.mark.parametrize('width, scheme', [(390, 'light'), (390, 'dark'), (1200, 'light'), (1200, 'dark')])
 def test_in_a_browser(page, width, scheme):
     with opened(page, width, scheme) as tab:
-        assert tab.evaluate('document.documentElement.scrollWidth') <= width                                   # nothing sticks out sideways
-        assert tab.evaluate('[...document.images].every(i => i.complete && i.naturalWidth > 0 || i.id === "detail-picture")')
+        assert tab.evaluate('document.documentElement.scrollWidth') <= width # nothing sticks out sideways
+        loaded = 'i.complete && i.naturalWidth > 0 || i.id === "detail-image"'
+        assert tab.evaluate(f'[...document.images].every(i => {loaded})')
         assert tab.inner_text('h1') == 'Does red feeder alone make classifiers say humming<b>bird?'
         paper, ink = tab.evaluate('(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))')
         assert (sum(map(int, paper[4:-1].split(','))) > sum(map(int, ink[4:-1].split(',')))) == (scheme == 'light')
@@ -130,44 +139,51 @@ def _votes(tab): return [int(t.split()[0]) for t in tab.locator('#rows td.count'
 
 
 def test_filters_of_the_board(run, page):
-    "Every filter lets through what scores.csv says it should, and the order is that of the votes."
+    "The filters agree with scores.csv, and the order with the votes."
     import pandas as pd
     sync = pytest.importorskip('playwright.sync_api')
     scores = pd.read_csv(run/'scores.csv')
     mine = scores[scores.arm == 'sfsl']
     with opened(page) as tab:
-        assert tab.inner_text('#shown') == f'{len(mine)} of {len(scores)} images' and _votes(tab) == mine.votes.tolist()     # the main arm comes first
+        assert tab.inner_text('#shown') == f'{len(mine)} of {len(scores)} images' # the main arm comes first
+        assert _votes(tab) == mine.votes.tolist()
         tab.select_option('#sort', 'most')
         assert _votes(tab) == sorted(mine.votes, reverse=True)
         tab.select_option('#sort', 'divided')
         assert [abs(v - 4) for v in _votes(tab)] == sorted(abs(v - 4) for v in mine.votes)
         judge = JUDGES[2]
-        tab.select_option('#judge', judge); tab.select_option('#verdict', 'spurious')
+        tab.select_option('#judge', judge)
+        tab.select_option('#verdict', 'spurious')
         assert len(_votes(tab)) == mine[f'hit.{judge}'].sum()
         tab.select_option('#verdict', 'other')
         assert len(_votes(tab)) == (~mine[f'hit.{judge}']).sum()
-        tab.select_option('#verdict', ''); tab.select_option('#checks', 'invalid')
-        assert len(_votes(tab)) == (~mine.valid).sum() and all('fails a check' in t for t in tab.locator('#rows th').all_inner_texts())
+        tab.select_option('#verdict', '')
+        tab.select_option('#checks', 'invalid')
+        assert len(_votes(tab)) == (~mine.valid).sum()
+        assert all('fails a check' in t for t in tab.locator('#rows th').all_inner_texts())
         tab.select_option('#arm', '')
         assert tab.inner_text('#shown') == f'{(~scores.valid).sum()} of {len(scores)} images'
         tab.click('#tools button[type=reset]')
-        sync.expect(tab.locator('#shown')).to_have_text(f'{len(mine)} of {len(scores)} images')                          # the page forbids eval, which wait_for_function wants
+        # the page forbids eval, which wait_for_function needs
+        sync.expect(tab.locator('#shown')).to_have_text(f'{len(mine)} of {len(scores)} images')
         tab.select_option('#arm', '')
         assert len(_votes(tab)) == 24
         tab.click('#more')
-        assert len(_votes(tab)) == 48 and tab.evaluate('document.activeElement.closest("tr").rowIndex') == 25             # the focus is on the first new one
-        tab.select_option('#verdict', 'other'); tab.select_option('#arm', 'sfsl')
-        assert tab.inner_text('#rows') == 'No image matches.'                                                        # each fools somebody
+        assert len(_votes(tab)) == 48
+        assert tab.evaluate('document.activeElement.closest("tr").rowIndex') == 25 # focus on the first new one
+        tab.select_option('#verdict', 'other')
+        tab.select_option('#arm', 'sfsl')
+        assert tab.inner_text('#rows') == 'No image matches.' # each fools somebody
 
 
 def test_one_image_by_keyboard(run, page):
-    "A picture opens by Enter, shows what the files say, goes on by arrows, closes by Escape, and gives the focus back."
+    "An image opens by Enter, shows its record, moves by arrows, closes by Escape, and gives the focus back."
     import pandas as pd
     row = pd.read_csv(run/'scores.csv').query('arm == "untuned" and image == 3').iloc[0]
     with opened(page) as tab:
         assert not tab.is_visible('#detail')
-        picture = tab.get_by_role('button', name='references 0:')
-        picture.first.focus()
+        image = tab.get_by_role('button', name='references 0:')
+        image.first.focus()
         for _ in range(24 + 3): tab.keyboard.press('ArrowRight')
         tab.keyboard.press('Enter')
         assert tab.inner_text('#detail-title') == f'untuned 3: {row.votes} of 8 classifiers say humming<b>bird'
@@ -178,8 +194,9 @@ def test_one_image_by_keyboard(run, page):
         for k, judge in enumerate(JUDGES):
             names = tab.locator('.answers').nth(k).locator('.line span:first-child').all_inner_texts()
             assert names == [one.rpartition('=')[0] for one in row[f'top5.{judge}'].split('|')]
-        assert tab.locator('#detail-alpha .line span:last-child').all_inner_texts() == [f'{row["alpha.0"]:.2f}', f'{row["alpha.3"]:.2f}']
-        assert tab.evaluate('document.getElementById("detail-picture").naturalWidth') == 64
+        alphas = tab.locator('#detail-alpha .line span:last-child').all_inner_texts()
+        assert alphas == [f'{row["alpha.0"]:.2f}', f'{row["alpha.3"]:.2f}']
+        assert tab.evaluate('document.getElementById("detail-image").naturalWidth') == 64
         tab.keyboard.press('ArrowRight')
         assert tab.inner_text('#detail-title').startswith('untuned 4:')
         tab.keyboard.press('Escape')
@@ -187,19 +204,22 @@ def test_one_image_by_keyboard(run, page):
 
 
 def test_names_of_files_stay_in_their_place(tmp_path):
-    "A folder's own names, however long or odd, neither run into the answers nor turn the words around them."
+    "Names of files, however long or odd, neither overlap the answers nor reverse the words around them."
     from spurnb.report.page import write_report
     run = made_up_run(tmp_path/'run', n=3)
     metrics = json.loads((run/'metrics.json').read_text())
-    for key in ('arms', 'classifiers', 'differences'):
-        metrics[key] = {} if key == 'differences' else dict(images=metrics['arms']['sfsl']) if key == 'arms' else {j: dict(images=r['sfsl']) for j, r in metrics[key].items()}
+    metrics['arms'] = dict(images=metrics['arms']['sfsl'])
+    metrics['classifiers'] = {j: dict(images=r['sfsl']) for j, r in metrics['classifiers'].items()}
+    metrics['differences'] = {}
     (run/'metrics.json').write_text(json.dumps(metrics))
     (run/'scores.csv').write_text((run/'scores.csv').read_text().replace('sfsl,', 'images,'))
     names = ['a'*240 + '.png', 'IMG<i>_0001-of_a_holiday.png', '\u202egnp.exe.png']
     for name, file in zip(names, sorted((run/'images'/'sfsl').glob('*.png'))): shutil.copy(file, tmp_path/name)
     for width in (390, 1200):
         with opened(write_report(run, dict(images=[tmp_path/name for name in names])), width) as tab:
-            boxes = tab.evaluate('[...document.querySelectorAll("#rows tr")].map(r => [r.querySelector(".called").getBoundingClientRect().right, r.querySelector(".count").getBoundingClientRect().left])')
+            side = 'r.querySelector("{}").getBoundingClientRect().{}'.format
+            ends = side('.called', 'right'), side('.count', 'left')
+            boxes = tab.evaluate(f'[...document.querySelectorAll("#rows tr")].map(r => [{", ".join(ends)}])')
             assert len(boxes) == 3 and all(name <= count for name, count in boxes)
             tab.locator('#rows button').first.click()
             assert '…' in tab.inner_text('#detail-title') and names[0] in tab.inner_text('#detail-facts')
@@ -209,19 +229,20 @@ def test_not_defined_says_why(page):
     with opened(page) as tab:
         cell = tab.locator('#table td', has_text='not defined').first
         why = cell.locator('a').get_attribute('title')
-        assert why in tab.inner_text('.reasons') and cell.locator('a').get_attribute('href') == '#why-' + cell.locator('a').inner_text()
+        assert why in tab.inner_text('.reasons')
+        assert cell.locator('a').get_attribute('href') == '#why-' + cell.locator('a').inner_text()
         assert 'resnet999' in tab.inner_text('#left-out') and 'broken <i>.jpg' in tab.inner_text('#left-out')
 
 
 def test_without_javascript(page):
-    "All but the board is there to read."
+    "Everything but the board works."
     with opened(page, java_script_enabled=False) as tab:
         assert 'needs JavaScript' in tab.inner_text('#board') and not tab.is_visible('#tools')
         assert '90%' in tab.inner_text('#summary') and tab.locator('#images img').count() == 5*24
 
 
 def test_leaderboard_sorts(run, tmp_path):
-    "A press on a heading sorts by that run, another one turns it round; the images of both runs are the same, so there are differences."
+    "A heading sorts by its run, and again in reverse; both runs have the same images, so there are differences."
     from spurnb.report.leaderboard import compare_audits
     shutil.copytree(run, tmp_path/'again', ignore=shutil.ignore_patterns('images'))
     metrics = json.loads((tmp_path/'again'/'metrics.json').read_text())
@@ -232,11 +253,14 @@ def test_leaderboard_sorts(run, tmp_path):
     assert set(pairs.classifier) == {'mean', *JUDGES} and (pairs.value == 0).all()
     rates = board[(board.run == 'made up') & (board.classifier != 'mean')].value.tolist()
     with opened(tmp_path/'board'/'leaderboard.html') as tab:
-        def column(k): return [float(v) if (v := cell.get_attribute('data-value')) else None for cell in tab.locator(f'#rates tbody tr td:nth-child({k})').all()]
+        def column(k):
+            values = [c.get_attribute('data-value') for c in tab.locator(f'#rates tbody tr td:nth-child({k})').all()]
+            return [float(v) if v else None for v in values]
         tab.click('#rates th:nth-child(2) button')
-        assert column(2) == [*sorted(rates, reverse=True), None] and tab.locator('#rates th:nth-child(2)').get_attribute('aria-sort') == 'descending'
+        assert column(2) == [*sorted(rates, reverse=True), None]
+        assert tab.locator('#rates th:nth-child(2)').get_attribute('aria-sort') == 'descending'
         tab.click('#rates th:nth-child(2) button')
-        assert column(2) == [*sorted(rates), None]                                   # the one that was not asked there stays last
+        assert column(2) == [*sorted(rates), None] # the one that was not asked stays last
         tab.click('#rates th:nth-child(1) button')
         names = tab.locator('#rates tbody th').all_inner_texts()
         assert len(names) == 9 and names == sorted(names, key=str.lower)

@@ -148,7 +148,7 @@ def _alpha_bars(record):
     if bars: bars.insert(0, "<br><br><b>Contribution to the encoder's logit (alpha)</b>")
     return ''.join(bars)
 
-# %% ../../nbs/report/board.ipynb #98be1f1a
+# %% ../../nbs/report/board.ipynb #9cbb383e
 _COLUMNS = 'line-height:1.5;display:flex;flex-wrap:wrap;gap:20px'
 _ANSWERS = 'flex:1 1 440px;display:flex;flex-wrap:wrap;gap:12px 22px;align-content:flex-start'
 
@@ -166,7 +166,7 @@ def _answers(self:AuditBoard, r):
 def detail(self:AuditBoard)->str: # HTML
     "Return the selected image, the five best answers of every classifier, and the contributions of the components."
     r, title = self.records[self.at], escape(self.title(self.at))
-    image = thumbnail(r['picture'], side=320)
+    image = thumbnail(r['source'], side=320)
     facts = ''.join(f'<br><b>{k}</b> {escape(str(r[k]))}' for k in ('file', 'prompt', 'seed') if r[k])
     if r['valid'] is False: facts += '<br>fails a check'
     sharp = 'image-rendering:pixelated' if image['width'] < 128 else ''
@@ -219,7 +219,7 @@ def _press(self:AuditBoard, k): self.select(self.shown[self.first + k])
 @patch
 def _rule(self:AuditBoard, k, i):
     "Return the rule that puts record `i` behind tile `k`."
-    src = thumbnail(self.records[i]['picture'], side=96)['src']
+    src = thumbnail(self.records[i]['source'], side=96)['src']
     frame = 'outline:3px solid #1f6feb;' if i == self.at else ''
     return f'.spurnb-{id(self)}-{k}{{background-image:url({src})!important;{frame}}}'
 
@@ -244,7 +244,7 @@ def _show(self:AuditBoard):
 # %% ../../nbs/report/board.ipynb #3878a38c
 def _small(record):
     "Return a record's image, reduced as for a tile."
-    data = thumbnail(record['picture'], side=96)['src'].partition(',')[2]
+    data = thumbnail(record['source'], side=96)['src'].partition(',')[2]
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 def _bars(ax, pairs, strong, title, ends=None):

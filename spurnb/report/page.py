@@ -158,9 +158,9 @@ def _shown_records(folder, metrics, images, limit):
     out, judges = image_records(metrics, read_scores(folder), images, limit), len(metrics['classifiers'])
     for r in out: r['title'] = r['file'] if r['arm'] == 'images' and r['file'] else f'{_words(r["arm"])} {r["image"]}'
     def thumbs(r):
-        picture, alt = r.pop('picture'), _alt(r, judges, metrics['target']['name'])
-        small = dict(small=thumbnail(picture, alt, 100)) if r['image'] < 5 else {}
-        return small | thumbnail(picture, alt, shared_side(len(out)))
+        source, alt = r.pop('source'), _alt(r, judges, metrics['target']['name'])
+        small = dict(small=thumbnail(source, alt, 100)) if r['image'] < 5 else {}
+        return small | thumbnail(source, alt, shared_side(len(out)))
     for i, (r, seen) in enumerate(zip(out, read_ahead(thumbs, out))):
         fooled = None if r['votes'] is None else round(r['votes']/judges, 3)
         r |= seen | dict(id=i, fooled=fooled, odd=r['valid'] is False)
@@ -219,7 +219,7 @@ def _images_of(folder, metrics, arms, images, limit):
     grid, glance = [], []
     for a, some in rows.items():
         count = f'{limit} of {len(images[a])} images' if len(images[a]) > limit else f'{len(images[a])} images'
-        grid.append(dict(arm=_words(a), cls=_style(a), count=count, pictures=some + [None]*(columns - len(some))))
+        grid.append(dict(arm=_words(a), cls=_style(a), count=count, images=some + [None]*(columns - len(some))))
     for a in arms:
         thumbs = [r['small'] for r in rows.get(a, [])[:5]] or references[:5]*(a == 'references')
         glance.append(dict(_row(a, metrics['arms'][a]['spurious_rate']), thumbs=thumbs))

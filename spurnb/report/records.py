@@ -98,7 +98,7 @@ def image_records(
     scores, # DataFrame as `audit` returns, or None
     images:dict, # arm -> image files, PIL images, or float tensor (n, 3, h, w) in [0,1]
     limit:int=64, # the first `limit` images of each arm
-)->list: # of dicts as `image_record`, with file, its sha256, and `picture`: path or PIL image
+)->list: # of dicts as `image_record`, with file, its sha256, and `source`: path or PIL image
     "Return a record for each image of an audit."
     out, judges = [], list(metrics['classifiers'])
     for arm, some in images.items():
@@ -110,5 +110,5 @@ def image_records(
         for i, image in enumerate(some):
             name = shown(image) if folder else ''
             record = image_record(arm, i, rows.get(i, {}), judges, made.get(name, {}))
-            out.append(dict(record, file=name, sha256=sha256(image) if folder else '', picture=image))
+            out.append(dict(record, file=name, sha256=sha256(image) if folder else '', source=image))
     return out

@@ -2,7 +2,7 @@
 {
 const {judges, target, images} = JSON.parse(document.getElementById('data').textContent);
 const at = id => document.getElementById(id), step = 24;
-const picture = Object.fromEntries([...document.querySelectorAll('img[data-image]')].map(i => [i.dataset.image, i]));
+const tile = Object.fromEntries([...document.querySelectorAll('img[data-image]')].map(i => [i.dataset.image, i]));
 function percent(p) {
   if (p == null) return '';
   return p > 0 && p < .0095 || p > .9905 && p < 1 ? `${(100*p).toFixed(1)}%` : `${Math.round(100*p)}%`;
@@ -45,10 +45,10 @@ function cell(image, j) {
 
 function row(image, k) {
   const open = make('button', {type: 'button', className: 'open', onclick: () => show(list, k)},
-    make('img', {src: picture[image.id].src, alt: ''}),
+    make('img', {src: tile[image.id].src, alt: ''}),
     make('span', {}, make('bdi', {className: 'called', title: image.title, textContent: image.title}),
       make('small', {textContent: image.valid === false ? 'fails a check' : ''})));
-  open.setAttribute('aria-label', `${picture[image.id].alt}; show its answers`);
+  open.setAttribute('aria-label', `${tile[image.id].alt}; show its answers`);
   const head = make('th', {scope: 'row'}, open);
   const count = make('td', {className: 'count', textContent: `${image.votes} of ${judges.length}`});
   return make('tr', {}, head, count, ...judges.map((_, j) => cell(image, j)));
@@ -100,7 +100,7 @@ function alpha(image) {
 }
 
 function show(some, k) {
-  const dialog = at('detail'), image = some[k], large = at('detail-picture'), small = picture[image.id];
+  const dialog = at('detail'), image = some[k], large = at('detail-image'), small = tile[image.id];
   seen = some; here = k;
   const votes = image.votes == null ? '' : `: ${image.votes} of ${judges.length} classifiers say ${target}`;
   at('detail-title').replaceChildren(make('bdi', {textContent: short(image.title)}), votes);
@@ -122,7 +122,7 @@ at('detail').onclick = e => { if (e.target === at('detail')) at('detail').close(
 at('detail').onkeydown = e => { if (e.key === 'ArrowLeft') go(-1); if (e.key === 'ArrowRight') go(1); };
 
 /* images elsewhere on the page: one tab stop, arrow keys between them */
-const all = images.map(i => picture[i.id]);
+const all = images.map(i => tile[i.id]);
 all.forEach((img, k) => {
   img.classList.add('can');
   img.tabIndex = k ? -1 : 0;
