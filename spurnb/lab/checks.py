@@ -127,7 +127,7 @@ def measure_world(out, settings, training, generator=True): # -> record, also wr
     from spurnb.audit.meters import load_meters
     from spurnb.audit.zoo import load_judge
     from spurnb.encoders import load_encoder
-    from spurnb.features import rule_record
+    from spurnb.components.pictures import rule_record
     from spurnb.train.checkpoints import load_pipeline
     out = Path(out)
     files = file_hashes(out)
