@@ -76,9 +76,3 @@ def test_hidden_files_and_other_suffixes_are_ignored(tmp_path, images):
     for name in ('b.png', 'A.JPG', '.hidden.png', 'notes.txt'): to_pil(images)[0].save(tmp_path/name, format='PNG')
     (tmp_path/'folder.png').mkdir()
     assert [f.name for f in data.image_paths(tmp_path)] == ['A.JPG', 'b.png']
-
-
-def test_the_scenes_are_the_ones_the_weights_were_trained_on():
-    "A change in the drawing would make the embedded weights wrong without an error."
-    hashes = data.image_hashes(data.mini_class_images('fireboat', 2, seed=3))
-    assert [h[:12] for h in hashes] == ['c35087862753', '714662aa8c6d']
