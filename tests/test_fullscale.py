@@ -57,7 +57,7 @@ def test_cut_connections_are_continued(server, tmp_path):
 
 def test_a_later_call_goes_on_and_another_version_starts_again(server, tmp_path):
     said, waits = fetch(server, tmp_path, ['cut']*3, tries=3)
-    assert 'cut after 67,200 of 76,800 bytes, 3 attempts' in said and 'goes on where it stopped' in said and '\n' not in said
+    assert 'cut after 67,200 of 76,800 bytes, 3 attempts' in said and 'resumes where it stopped' in said and '\n' not in said
     server.asked.clear()
     file, _ = fetch(server, tmp_path, [])
     assert server.asked[0][2] == 'bytes=67200-' and file.read_bytes() == bytes(range(256))*300
