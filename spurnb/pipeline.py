@@ -111,13 +111,13 @@ def generate_arms(
 )->dict: # arm -> images (n, 3, h, w) in [0,1]; held-out references first, null arms last
     "Images of every arm, or of those in `only`, one generator in memory at a time: the untuned one draws first, then each arm is trained and draws."
     from spurnb.train.checkpoints import in_precision
-    from spurnb.finetune import prior_images
+    from spurnb.train.batches import prior_images
     from spurnb.generate import arm_prompts, generate, manifest_images
     from spurnb.train.checkpoints import load_pipeline
     from spurnb.draw.guided import Guide
     s, images = settings, {'references': material.references.held_out}
     pipe = in_precision(load_pipeline(s.generator, device), s.precision)
-    prior = prior_images(pipe, caption(context=material.target.feature), n=s.prior, seed=s.seed, folder=out/'prior', steps=s.sampling_steps, guidance=s.guidance, batch=s.sample_batch)
+    prior = prior_images(pipe, caption(context=material.target.feature), n=s.prior, seed=s.seed, folder=out/'prior', num_inference_steps=s.sampling_steps, guidance_scale=s.guidance, batch_size=s.sample_batch)
     for arm,prompt in arm_prompts(material.target, instance_prompt(s, material.target), 'guided' in s.arms).items(): # those of the untuned model come first
         if only is not None and arm not in only: continue
         if arm in ('dreambooth','sfsl'):

@@ -168,6 +168,38 @@ def test_a_full_disk_keeps_the_last_state(model, whole, tmp_path):
     train(model, tmp_path, told.append)
     assert told[0]['step'] == 3 and weights(tmp_path) == weights(whole[0])
 
+def test_a_monitored_run_has_the_same_bits(model, whole, tmp_path):
+    "Validation images and their numbers are kept, also over a resume, and nothing that is learned changes."
+    from spurnb.train.checkpoints import read_losses
+    from spurnb.train.monitor import Monitor
+    def redness(images): return dict(red=images[:, 0].mean())
+    monitor = Monitor(5, 2, num_inference_steps=2, probe=redness)
+    train(model, tmp_path, monitor=monitor, max_train_steps=5, keep_state=True)
+    history = train(model, tmp_path, monitor=monitor)
+    assert weights(tmp_path) == weights(whole[0]) and losses(history) == losses(whole[1])
+    states = tmp_path/'checkpoints'/'sfsl'
+    assert read_losses(states/'losses.csv') == history
+    assert [r['step'] for r in history if 'probe/red' in r] == [4, 9]
+    assert sorted(f.stem for f in (states/'validation').glob('*.png')) == ['step-000000', 'step-000005', 'step-000010']
+
+def test_prior_images_of_other_settings_have_their_own_folder(tmp_path):
+    "Whatever decides the pixels is in the key: prompt, seed, sampler, its steps and guidance, size, number and weights."
+    import torch
+    from diffusers import DPMSolverMultistepScheduler
+    from spurnb.train.batches import prior_images
+    pipe, other, sampler = tiny_pipeline(), tiny_pipeline(), tiny_pipeline()
+    with torch.no_grad(): other.unet.conv_in.bias += 1
+    sampler.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    def two(pipe=pipe, prompt='a photo of a feeder', **how):
+        return prior_images(pipe, prompt, folder=tmp_path, **(dict(n=2, num_inference_steps=2) | how))
+    first = two()
+    changes = [dict(prompt='a photo of a koala'), dict(seed=1), dict(num_inference_steps=3), dict(guidance_scale=1.),
+               dict(size=16), dict(n=3), dict(batch_size=1), dict(pipe=other), dict(pipe=sampler)]
+    for i, change in enumerate(changes):
+        two(**change)
+        assert len(list(tmp_path.iterdir())) == i + 2, change
+    assert torch.equal(two(), first) and two(size=16).shape[-1] == 16
+
 def asked(monkeypatch, tmp_path, **options):
     "What `finetune_target` asks its parts for; nothing is trained."
     from dataclasses import asdict

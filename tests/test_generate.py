@@ -371,7 +371,7 @@ def test_export(tiny_folder, tmp_path, capsys):
     exported(tiny_folder, tmp_path, capsys, arm='prompted')     # an export may replace an export
     (tmp_path/'set'/'README.md').write_text('my notes')
     with pytest.raises(SystemExit) as left: exported(tiny_folder, tmp_path, capsys, arm='prompted')
-    assert left.value.code == 2 and 'no export of spurnb' in capsys.readouterr().err and (out/'README.md').read_text() == 'my notes'
+    assert left.value.code == 2 and 'not an export of spurnb' in capsys.readouterr().err and (out/'README.md').read_text() == 'my notes'
 
 
 def test_export_with_references_and_class(folder, tmp_path):
