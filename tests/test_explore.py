@@ -28,7 +28,7 @@ WRONG = dict(blue=dict(context='feeder', variant='vine'), koala=dict(obj='kaola'
              grass=dict(background='gras'))
 
 
-@pytest.mark.parametrize('said, change', WRONG.items())
+@pytest.mark.parametrize('said, change', list(WRONG.items()))
 def test_a_scene_that_cannot_be_drawn(said, change):
     composer = SceneComposer(judges=[None])
     with pytest.raises(UserError) as e: composer.choose(**change)
