@@ -12,9 +12,9 @@ from pathlib import Path
 
 from .. import __version__
 from ..core import UserError, atomic, read_json
-from .page import heat_class, p_text, render
+from .page import heat_cell, p_text, render
 from .records import read_scores
-from .summary import main_arm, reading, show, show_difference, why_not
+from .summary import main_arm, reading, show, show_difference
 from .tables import long_table, write_table
 
 # %% ../../nbs/report/leaderboard.ipynb #dff4cc4c
@@ -126,7 +126,7 @@ def paired_runs(
         out += [dict(about, **row, reading=reading(row)) for row in _paired(audit, base)]
     return pd.DataFrame(out, columns=_PAIRS)
 
-# %% ../../nbs/report/leaderboard.ipynb #af460cd3
+# %% ../../nbs/report/leaderboard.ipynb #81929fec
 def _measures(row):
     "Return value, low and high of a row of a data frame, with None for missing numbers."
     return {k: None if row[k] != row[k] else row[k] for k in ('value', 'low', 'high')}
@@ -137,11 +137,11 @@ def _ranked(board):
     return list(order.sort_values(ascending=False, kind='stable').index)
 
 def compare_answer(
-    audits:list, # as `read_audits` returns
+    board, # as `leaderboard` returns
     pairs, # as `paired_runs` returns
 )->str: # sentences
     "Return how each later run compares with the first on the images that both judged."
-    base, out = audits[0]['name'], []
+    base, out = board.run.iloc[0], []
     for r in pairs[pairs.classifier == 'mean'].to_dict('records'):
         size, interval = (t.replace('-', '−') for t in show_difference(_measures(r)))
         what = f'{size.lstrip("+−")} {r["reading"]} than that of {base} ({interval})'
@@ -173,7 +173,7 @@ def _pair_rows(pairs):
         out.append(dict(r, text=text, interval=interval, p=p, only=only))
     return out
 
-# %% ../../nbs/report/leaderboard.ipynb #099101fa
+# %% ../../nbs/report/leaderboard.ipynb #aeaba2fc
 def pairs_text(
     pairs, # as `paired_runs` returns
 ): # DataFrame of texts, one row per difference
@@ -188,21 +188,15 @@ def leaderboard_text(
     board, # as `leaderboard` returns
     pairs, # as `paired_runs` returns
 )->str: # for a terminal
-    "Return the leaderboard and the differences as lines."
+    "Return the answer, the leaderboard and the differences as lines."
     lines = ['{run} − {minus}, {classifier}: {text} ({interval}), {reading}'.format(**r) for r in _pair_rows(pairs)]
-    return '\n'.join([board_text(board).to_string(index=False), *lines])
+    return '\n'.join([compare_answer(board, pairs), '', board_text(board).to_string(index=False), *lines])
 
 # %% ../../nbs/report/leaderboard.ipynb #a03fe96b
-def _heat_cell(m):
-    "Return a cell of the page's table; None for a classifier that was not asked."
-    if m is None: return dict(v=None, text='–', interval='', why='', cls='', n=None)
-    text, interval = show(m)
-    return dict(v=m['value'], text=text, interval=interval, why=why_not(m), cls=heat_class(m['value']), n=round(m['n']))
-
 def _heat_rows(board, audits):
     "Return the rows of the page's table from the most fooled classifier to the least, and the row of means."
     found = {(r['classifier'], r['run']): dict(_measures(r), n=r['n'], why=r['why']) for r in board.to_dict('records')}
-    def row(name): return dict(name=name, cells=[_heat_cell(found.get((name, a['name']))) for a in audits])
+    def row(name): return dict(name=name, cells=[heat_cell(found.get((name, a['name']))) for a in audits])
     return [row(j) for j in _ranked(board)], row('mean')
 
 def _column(audit):
@@ -219,7 +213,7 @@ def _write_board(audits, board, pairs, out):
     html = render(
         'leaderboard.html', 'leaderboard.js', version=__version__, rows=rows, mean=[mean],
         columns=[_column(a) for a in audits], pairs=_pair_rows(pairs), base=audits[0]['name'],
-        summary=compare_answer(audits, pairs), reasons={why: i for i, why in enumerate(reasons, 1)},
+        summary=compare_answer(board, pairs), reasons={why: i for i, why in enumerate(reasons, 1)},
         valid=_measure_of(audits) != 'spurious_rate')
     with atomic(out/'leaderboard.html') as part: part.write_text(html, encoding='utf-8')
 
