@@ -1,0 +1,62 @@
+"Spurious ImageNet: names that are refused, and too few images."
+import pytest
+
+from spurnb.core import UserError, save_png
+from spurnb.photos.folders import FolderImages
+from spurnb.photos.spurious_imagenet import (
+    SpuriousImageNet, choose_images, load_spurious_imagenet, read_folder_name, repeated_images, spurious_feature)
+from spurnb.world.scenes import reference_scenes
+
+
+@pytest.fixture(scope='module')
+def spurious(tmp_path_factory):
+    "An unpacked archive with one feature, thirty drawn scenes."
+    root = tmp_path_factory.mktemp('archive')
+    for i, scene in enumerate(reference_scenes('fireboat', 30, seed=1)):
+        save_png(root/'images'/'spurious_class_554_component_0'/f'{i:03d}.png', scene.draw())
+    return SpuriousImageNet(root)
+
+
+@pytest.mark.parametrize('call, expected', [
+    (lambda: spurious_feature('goldfish'), "has no feature of 'goldfish'"),
+    (lambda: spurious_feature('humming bird'), "did you mean 'hummingbird'"),
+    (lambda: read_folder_name('spurious_class_94_component_7'),
+     'component 7 of class 94, and the table knows only 1, 16'),
+    (lambda: read_folder_name('class_94_1_16'), 'does not say'),
+    (lambda: load_spurious_imagenet('imagess.zip'), 'or spurious_imagenet to fetch it'),
+    (lambda: SpuriousImageNet('nowhere'), "there is no folder 'nowhere'"),
+])
+def test_user_errors(call, expected):
+    with pytest.raises(UserError) as e: call()
+    assert expected in str(e.value)
+
+
+@pytest.mark.parametrize('how, expected', [
+    (dict(n=3, held_out=10, score=lambda some: range(len(some)), least=1000), 'only 0 images reach 1000'),
+    (dict(files=['3.png']), "there is no image of the feature '3.png'; did you mean"),
+    (dict(n=30, held_out=10), '30 references and 10 held-out images are asked for'),
+    (dict(n=0), 'the number of references is 0'),
+])
+def test_refused_choices(spurious, how, expected):
+    with pytest.raises(UserError) as e: choose_images(spurious['fireboat'].images, **how)
+    assert expected in str(e.value)
+
+
+def test_a_missing_feature(spurious):
+    with pytest.raises(UserError, match="lacks the feature of 'leopard'"): spurious['leopard']
+
+
+def test_choices_by_score_and_name(spurious):
+    images = spurious['fireboat'].images
+    assert isinstance(images, FolderImages)
+    chosen, apart, copies = choose_images(images, 4, 10)
+    values = {name: i for i, name in enumerate(images.names)}
+    best, same, _ = choose_images(images, 4, 10, score=lambda some: [values[name] for name in some.names])
+    assert same == apart and best == sorted(set(range(30)) - set(apart), reverse=True)[:4] and not copies
+    by_name, rest, _ = choose_images(images, files=['003.png', '001.png', '003.png'], held_out=30)
+    assert by_name == [3, 1] and not set(by_name) & set(rest) and len(rest) == 28
+
+
+def test_different_scenes_do_not_repeat():
+    assert repeated_images([s.draw() for s in reference_scenes('fireboat', 40, seed=5)]) == {}
+    assert repeated_images([s.draw() for s in reference_scenes('tench', 2, seed=5)]*2) == {2: 0, 3: 1}
