@@ -136,7 +136,7 @@ def test_spurious_imagenet_of_the_real_shape(world, tmp_path):
     table = data.table()
     assert len(data) == 100 == table.class_index.nunique() and not data.unknown and table.images.sum() == 99*10 + 26
     birds = data['hummingbird']
-    assert birds.component == 1 and len(birds.pictures) == 26 and birds.left_out['unreadable'] == {}
+    assert birds.component == 1 and len(birds.images) == 26 and birds.left_out['unreadable'] == {}
     zipped = next(tmp_path.rglob('images_100_classes.zip'))
     assert load_spurious_imagenet(zipped, tmp_path).root == data.root and load_spurious_imagenet(data.root)['koala'].component == 2     # the zip, and the folder
 

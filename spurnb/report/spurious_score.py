@@ -43,7 +43,7 @@ def _class_scores(judge, protocol, index, here, real, cache):
     "Return the row of one classifier and one feature."
     about = dict(protocol=protocol, class_index=index, class_name=here.feature.name,
                  spurious_feature=here.feature.words, component=here.component)
-    [found] = feature_scores([judge], index, here.pictures, real, cache)
+    [found] = feature_scores([judge], index, here.images, real, cache)
     return about | found
 
 def _protocol_scores(judges, protocol, sets, cache, device):

@@ -55,7 +55,7 @@ def photo_sources(settings): # -> pictures of the feature, source in words, `Spu
     if folder.is_dir() and image_paths(folder): return read_folder(folder)[0], f'folder {folder.name}', None
     data = load_spurious_imagenet(settings.data)
     found = data[settings.target]
-    return found.pictures, found.source, data
+    return found.images, found.source, data
 
 def _squares(pictures, side): # FolderImages -> tensor (n, 3, side, side)
     import torch
