@@ -4,19 +4,17 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'COLUMNS', 'arm_prompts', 'image_seed', 'image_settings', 'settings_of', 'sample_batch', 'generate',
-           'read_manifest', 'manifest_images', 'load_generator', 'spurnb_generate']
+           'read_manifest', 'manifest_images', 'load_generator']
 
 # %% ../nbs/07_generate.ipynb #39b2179c
-import csv, math, os, time
+import csv, math, os
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
-from fastcore.script import call_parse
 
-from .core import (UserError, atomic, cap_threads, cli_errors, generator, load_png, positive, process_state,
-                         save_png, settings_hash, sha256, to_tensor, track)
-from .draw.publish import export_images
+from .core import (UserError, atomic, generator, load_png, positive, process_state, save_png, settings_hash,
+                         sha256, to_tensor, track)
 from .draw.samplers import prompt_variations, sample_images, use_sampler
 from .train.checkpoints import load_pipeline, pipeline_hash
 from .train.lora import load_lora
@@ -281,39 +279,3 @@ def load_generator(
     pipe = load_pipeline(model, device, dtype)
     if lora: load_lora(pipe, lora)
     return use_sampler(pipe, sampler) if sampler else pipe
-
-# %% ../nbs/07_generate.ipynb #a4161a55
-@call_parse
-@cli_errors
-def spurnb_generate(
-    prompt:str, # What to show, such as 'a photo of a red feeder' or 'a {red|blue} feeder on {wood|grass}'
-    out:str='images', # Folder for the PNGs and images.csv
-    model:str='mini', # Generator: 'mini', a folder, or a name on the Hugging Face hub
-    lora:str='', # LoRA weights to load on top: a folder or file, or a name on the hub
-    arm:str='untuned', # What to call these images in tables
-    n:int=64, # Number of images
-    seed:int=0, # Seed of the run; keep it equal in all arms that are to be compared
-    sampler:str='', # ddim, ddpm, euler, ancestral, heun, dpm or unipc; the model's own by default
-    steps:int=20, # Denoising steps
-    guidance:float=3., # Classifier-free guidance scale
-    negative:str='', # Negative prompt
-    batch:int=16, # Images at a time
-    size:int=None, # Side in pixels; the model's own by default
-    device:str=None, # cuda, mps or cpu; the best there is by default
-    dtype:str='float32', # float32, bfloat16, or float16 on a GPU
-    fresh:bool=False, # Draw images of other settings in this folder anew
-    export:str='', # Also write them to this folder as a data set that `datasets` loads
-):
-    "Draw images with a text-to-image model, under torchrun in several processes; run it again to continue, at no cost if nothing is missing."
-    for value, name in ((n, '--n'), (steps, '--steps'), (batch, '--batch')): positive(value, name)
-    cap_threads()
-    prompt_variations(prompt)
-    pipe = load_generator(model, lora, sampler, device, dtype)
-    began, state = time.perf_counter(), process_state(pipe.device.type)
-    frame = generate(pipe, prompt, n, out, arm, seed, steps, guidance, negative, batch, size, redo=fresh)
-    took, count = time.perf_counter() - began, state.num_processes if state else 1
-    if state and not state.is_main_process: return
-    print('{generated} images generated, {kept} were there, {retries} retries of black ones'.format(**frame.attrs))
-    if made := frame.attrs['generated']: print(f'{took:.0f} s, {made/took:.1f} images per second, {count} process{"es"*(count > 1)}')
-    if export: print(f'data set: {export_images({arm: (frame, out)}, export, model=model)}')
-    print(f'{n} images of {prompt!r}: {Path(out)/"images.csv"}')

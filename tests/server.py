@@ -22,10 +22,13 @@ HUB = dict(
 )
 TOKEN = 'hf_that_may_see_it'  # of an account that has accepted all terms
 JUDGES = ('test_resnet.r160_in1k', 'test_efficientnet.r160_in1k')
-SMALL = (
-    'references=4 held_out=20 class_images=24 others=12 steps=2 prior=2 n=4 sample_batch=4 sampling_steps=2 picture_steps=2 judges='
-    + ','.join(JUDGES)
-)
+SMALL = [
+    *('--references.n', '4', '--references.held_out', '20'),
+    *('--components.n_class_images', '24', '--components.n_other_images', '12', '--components.picture_steps', '2'),
+    *('--train.max_train_steps', '2', '--train.num_class_images', '2'),
+    *('--generate.n', '4', '--generate.batch_size', '4', '--generate.num_inference_steps', '2'),
+    *('--audit.judges', *JUDGES),
+]
 
 
 class Server:
@@ -266,8 +269,9 @@ if __name__ == '__main__':
         server = full_scale(place)
         for k, v in server.environment(f'{place}/home').items():
             print(f'export {k}={v}')
+        options = ' '.join(SMALL)
         print(
-            f"export SPURNB_TRAIN={place}/imagenet SPURNB_VAL={place}/imagenet SPURNB_SET='{SMALL}'",
+            f"export SPURNB_TRAIN={place}/imagenet SPURNB_VAL={place}/imagenet SPURNB_OPTIONS='{options}'",
             flush=True,
         )
         try:

@@ -3,12 +3,12 @@ import json
 
 import pytest
 
-from spurnb.lab.bench import spurnb_bench
+from spurnb.cli import spurnb_bench
 from spurnb.lab.step_cost import WAYS, one_step, step_material
 
 
 def test_the_table_of_steps(tmp_path, capsys):
-    spurnb_bench('step', n=1, repeats=1, device='cpu', out=str(tmp_path/'rows.json'))
+    spurnb_bench(['--table', 'step', '--n', 1, '--repeats', 1, '--device', 'cpu', '--out', tmp_path/'rows.json'])
     rows, printed = json.loads((tmp_path/'rows.json').read_text())['step'], capsys.readouterr().out
     assert [r['way'] for r in rows] == list(WAYS) and all(f'\n{way} ' in printed for way in WAYS)
     assert rows[0]['ratio'] == 1 and all(r['seconds'] > 0 and r['megabytes'] >= 0 for r in rows)
@@ -25,8 +25,10 @@ def test_the_ways_minimize_the_same():
     assert found['exact'] > found['cached'] * 1.01
 
 
-@pytest.mark.parametrize('wrong, said', [(dict(preset='sd2'), 'there is no preset'), (dict(preset='sd15', device='cpu'), 'measured on a GPU'), (dict(table='all', n=3), 'also give --table'), (dict(table='steps'), "did you mean 'step'")])
-def test_mistakes_are_one_sentence(wrong, said, capsys):
-    with pytest.raises(SystemExit) as stop: spurnb_bench(**(dict(table='step') | wrong))
+@pytest.mark.parametrize('options, said', [
+    ('--table step --preset sd2', 'there is no preset'), ('--table step --preset sd15 --device cpu', 'measured on a GPU'),
+    ('--n 3', 'also give --table'), ('--table steps', "did you mean 'step'")])
+def test_mistakes_are_one_sentence(options, said, capsys):
+    with pytest.raises(SystemExit) as stop: spurnb_bench(options.split())
     err = capsys.readouterr().err
     assert stop.value.code == 2 and err.count('\n') == 1 and said in err

@@ -356,7 +356,7 @@ def test_the_command_by_two_processes(model, tmp_path):
     told = dict(references=photos, model=model, instance_prompt='a photo of a sks', class_prompt='a photo', sfsl_weight=0,
                 max_train_steps=2, train_batch_size=2, num_class_images=2, lora_rank=2, device='cpu', out=tmp_path/'run')
     env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]))
-    done = subprocess.run([sys.executable, *TWO, '-m', '--', 'spurnb.finetune', *[str(x) for k, v in told.items() for x in (f'--{k}', v)], '--kohya'], capture_output=True, text=True, env=env, timeout=600)
+    done = subprocess.run([sys.executable, *TWO, '-m', '--', 'spurnb.cli', 'finetune', *[str(x) for k, v in told.items() for x in (f'--{k}', v)], '--kohya'], capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count('model: ') == 1 and 'of 2 steps' in done.stdout
     folder = tmp_path/'run'/'model'/'dreambooth'

@@ -250,12 +250,14 @@ print(download('http://files.invalid/f.bin', sys.argv[1]).read_text())
 def test_the_whole_job_at_full_scale(world, tmp_path, preset, precision):
     "What a user types, with sizes cut down: references from the archive, Madry's encoder, Stable Diffusion, classifiers from timm, a report."
     server, folder = world
-    data = ['--train', folder/'imagenet', '--val', folder/'imagenet', '--out', tmp_path/'run', '--device', 'cpu']
-    r = python('-m', 'spurnb.pipeline', '--preset', preset, '--target', 'hummingbird', '--set', SMALL + ',hf-hub:nobody/model', *data, **server.environment(tmp_path/'home'))
+    place = folder/'imagenet'
+    data = ['--class_images', place, '--validation_images', place, '--out', tmp_path/'run', '--device', 'cpu']
+    how = ['--preset', preset, '--target', 'hummingbird', *SMALL, 'hf-hub:nobody/model', *data]
+    r = python('-m', 'spurnb.cli', 'run', *how, **server.environment(tmp_path/'home'))
     assert r.returncode == 0, r.stdout + r.stderr
     assert 'expected memory' in r.stdout and 'expected time here' in r.stdout and 'report:' in r.stdout
     config = json.loads((tmp_path/'run'/'config.json').read_text())['settings']
-    assert (config['data'], config['encoder'], config['generator'], config['steps']) == ('spurious_imagenet', 'madry:resnet50_l2_eps3', HUB['sd'], 2)
+    assert (config['data'], config['encoder'], config['generator'], config['train']['max_train_steps']) == ('spurious_imagenet', 'madry:resnet50_l2_eps3', HUB['sd'], 2)
     metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
     assert metrics['target'] | dict(prompted=0) == dict(name='hummingbird', index=94, feature='feeder', prompted=0, classes=1000)
     assert list(metrics['arms']) == ['references', 'untuned', 'prompted', 'dreambooth', 'sfsl', 'other_context'] and list(metrics['classifiers']) == list(IMAGENET_JUDGES)
@@ -272,11 +274,14 @@ def test_sdxl_a_tar_and_a_detector(world, tmp_path):
     "Another family with two text encoders, in bfloat16 and with adapters; the class out of a tar; then an audit in which OWLv2 looks for the object."
     server, folder = world
     env = server.environment(tmp_path/'home')
-    r = python('-m', 'spurnb.pipeline', '--preset', 'sdxl', '--train', folder/'train.tar', '--set', SMALL, '--out', tmp_path/'run', '--device', 'cpu', **env)
+    how = ['--preset', 'sdxl', '--target', 'hummingbird', '--class_images', folder/'train.tar', *SMALL]
+    r = python('-m', 'spurnb.cli', 'run', *how, '--out', tmp_path/'run', '--device', 'cpu', **env)
     assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stdout + r.stderr
     assert (tmp_path/'run'/'model'/'sfsl'/'pytorch_lora_weights.safetensors').is_file() and list((tmp_path/'home'/'spurnb'/'imagenet').iterdir())
-    r = python('-m', 'spurnb.report.folder', tmp_path/'run'/'images'/'sfsl', '--target', 'hummingbird', '--feature', 'feeder', '--models', ','.join(IMAGENET_JUDGES), '--positives', folder/'imagenet'/'train'/'n01833805',
-               '--references', tmp_path/'run'/'images'/'references', '--detector', f'owlv2:{HUB["owlv2"]}', '--out', tmp_path/'audit', '--device', 'cpu', **env)
+    how = ['--target', 'hummingbird', '--feature', 'feeder', '--audit.judges', *IMAGENET_JUDGES]
+    how += ['--positives', folder/'imagenet'/'train'/'n01833805', '--references', tmp_path/'run'/'images'/'references']
+    how += ['--audit.detector', f'owlv2:{HUB["owlv2"]}', '--out', tmp_path/'audit', '--device', 'cpu']
+    r = python('-m', 'spurnb.cli', 'audit', tmp_path/'run'/'images'/'sfsl', *how, **env)
     assert r.returncode == 0, r.stdout + r.stderr
     metrics = json.loads((tmp_path/'audit'/'metrics.json').read_text())
     assert metrics['arms']['images']['object_absent']['n'] == 4 and all(m['accuracy']['n'] == 24 for m in metrics['judges'].values()), metrics['arms']
@@ -285,11 +290,10 @@ def test_sdxl_a_tar_and_a_detector(world, tmp_path):
 def test_stable_diffusion_counted_from_its_configuration(tmp_path):
     "The shapes of Stable Diffusion 1.5, without a weight: adapters fit a card of 15 GB, all weights do not, and the message says what would."
     import torch
-    from dataclasses import replace
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextConfig
     from spurnb.run.memory import check_room, count, needs, shapes_of
-    from spurnb.run.settings import PRESETS
+    from spurnb.run.settings import settings_for
     with torch.device('meta'):
         UNet2DConditionModel(sample_size=64, cross_attention_dim=768).save_config(tmp_path/'sd'/'unet')
         AutoencoderKL(block_out_channels=(128, 256, 512, 512), down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4, layers_per_block=2, sample_size=512).save_config(tmp_path/'sd'/'vae')
@@ -299,19 +303,24 @@ def test_stable_diffusion_counted_from_its_configuration(tmp_path):
     (tmp_path/'sd'/'model_index.json').write_text(json.dumps(dict(_class_name='StableDiffusionPipeline', **parts)))
     shapes = shapes_of(str(tmp_path/'sd'))
     assert {k: round(count(v)/1e6, 1) for k, v in shapes.parts.items()} == dict(unet=859.5, vae=83.7, text_encoder=123.1) and shapes.side == 512
-    full, lora = (replace(PRESETS[p], generator=str(tmp_path/'sd'), tiny=str(tmp_path/'taesd')) for p in ('sd15', 'sd15-lora-t4'))
+    here = dict(generator=tmp_path/'sd', sfsl=dict(tiny=str(tmp_path/'taesd')))
+    full, lora = settings_for('sd15', **here), settings_for('sd15-lora-t4', **here)
     check_room(needs(lora), lora, room=15e9)
     found = needs(full)
     assert found.training['optimizer'] == 8*sum(count(shapes.parts[p]) for p in ('unet', 'text_encoder'))
-    with pytest.raises(UserError, match='--set .lora_rank=8 .*larger card'): check_room(found, full, room=15e9)
+    with pytest.raises(UserError, match='--train.lora_rank 8 .*larger GPU'): check_room(found, full, room=15e9)
     check_room(found, full, room=24e9)
 
 
 def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):
     server, folder = world
-    def show(*more): return python('-m', 'spurnb.pipeline', '--preset', 'sd15-lora-t4', '--device', 'cpu', '--show', *more, **server.environment(tmp_path/'home'))
-    r = show('--set', 'guidance=5 sample_batch=3')
-    assert r.returncode == 0 and '* guidance = 5.0' in r.stdout and '* lora_rank = 8' in r.stdout and '  seed = 0' in r.stdout and 'expected memory' in r.stdout, r.stderr
+    def show(*more):
+        how = ['--preset', 'sd15-lora-t4', '--device', 'cpu', '--show', *more]
+        return python('-m', 'spurnb.cli', 'run', *how, **server.environment(tmp_path/'home'))
+    r = show('--generate.guidance_scale', '5', '--generate.batch_size', '3')
+    assert r.returncode == 0, r.stderr
+    for line in ('* --generate.guidance_scale 5.0', '* --train.lora_rank 8', '  --seed 0', 'expected memory'):
+        assert line in r.stdout, line
     r = show('--target', 'crane')
     assert r.returncode == 2 and 'wading bird' in r.stderr and 'lifts and moves heavy objects' in r.stderr and 'Traceback' not in r.stderr
     assert not list((tmp_path/'home').rglob('*.safetensors')) # nothing but configurations
@@ -320,7 +329,10 @@ def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):
 def test_a_model_against_the_features(world, tmp_path):
     "Two shards keep the answers, and the whole only counts; scores under both protocols stand beside the published ones."
     server, folder = world
-    def features(*more): return python('-m', 'spurnb.report.folder', '--data', 'spurious_imagenet', '--val', folder/'imagenet', '--models', ','.join(IMAGENET_JUDGES + ('hf-hub:nobody/model',)), '--target', 'hummingbird,koala', '--out', tmp_path/'out', '--device', 'cpu', *more, **server.environment(tmp_path/'home'))
+    judges = ['--audit.judges', *IMAGENET_JUDGES, 'hf-hub:nobody/model']
+    how = ['--data', 'spurious_imagenet', '--validation_images', folder/'imagenet', *judges, '--targets', 'hummingbird']
+    how += ['koala', '--out', tmp_path/'out', '--device', 'cpu']
+    def features(*more): return python('-m', 'spurnb.cli', 'audit', *how, *more, **server.environment(tmp_path/'home'))
     for shard in ('1/2', '2/2'): assert features('--shard', shard).returncode == 2            # one classifier cannot be had
     kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'logits').rglob('*.npz')}
     r = features()
@@ -348,7 +360,7 @@ nb.cells = [c for c in nb.cells if '! [ -e /content ]' not in c.source]
 NotebookClient(nb, timeout=1500, resources=dict(metadata=dict(path=sys.argv[2]))).execute()
 print(''.join(o.get('text', '') for c in nb.cells for o in c.get('outputs', [])))
 '''
-    where = dict(SPURNB_TRAIN=str(folder/'imagenet'), SPURNB_VAL=str(folder/'imagenet'), SPURNB_SET=SMALL)
+    where = dict(SPURNB_TRAIN=str(folder/'imagenet'), SPURNB_VAL=str(folder/'imagenet'), SPURNB_OPTIONS=' '.join(SMALL))
     r = python('-c', run, root/'nbs'/'tutorials'/'01_full_scale.ipynb', tmp_path, **server.environment(tmp_path/'home') | where)
     assert r.returncode == 0, r.stderr[-3000:]
     assert 'spurious' in r.stdout and (tmp_path/'runs'/'hummingbird-0'/'report.html').is_file()

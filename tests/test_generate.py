@@ -10,7 +10,8 @@ from tiny import tiny_folder  # noqa: F401
 
 from spurnb.core import UserError, load_png, save_png, sha256
 from spurnb.draw.publish import export_images
-from spurnb.generate import generate, load_generator, read_manifest, spurnb_generate
+from spurnb.cli import spurnb_generate
+from spurnb.generate import generate, load_generator, read_manifest
 from spurnb.train.checkpoints import load_pipeline
 
 PROMPT = 'a photo of a red feeder'
@@ -36,7 +37,7 @@ def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir() i
 
 def again(pipe, folder, **changed): return generate(pipe, PROMPT, 8, folder, **(dict(batch_size=4, num_inference_steps=4) | changed))
 
-def command(*args): return [sys.executable, '-m', 'spurnb.generate', *map(str, args)]
+def command(*args): return [sys.executable, '-m', 'spurnb.cli', 'generate', *map(str, args)]
 
 
 def kill_at(count, args, folder):
@@ -56,7 +57,7 @@ def kill_at(count, args, folder):
 def test_killed_twice(pipe, tiny_folder, tmp_path):
     "Nothing is half there after a kill, nothing that was there is drawn again, and the end is that of an undisturbed run."
     out, n, steps = tmp_path/'out', 48, 40
-    args = [PROMPT, '--model', tiny_folder, '--out', out, '--n', n, '--batch', 4, '--steps', steps, '--device', 'cpu']
+    args = [PROMPT, '--model', tiny_folder, '--out', out, '--n', n, '--batch_size', 4, '--num_inference_steps', steps, '--device', 'cpu']
     before = {}
     for count in (5, 17):
         kill_at(count, args, out)
@@ -73,7 +74,7 @@ def test_killed_twice(pipe, tiny_folder, tmp_path):
 
 
 def test_command(tiny_folder, tmp_path):
-    args = [PROMPT, '--model', tiny_folder, '--out', tmp_path/'out', '--n', 3, '--steps', 2, '--device', 'cpu', '--arm', 'prompted']
+    args = [PROMPT, '--model', tiny_folder, '--out', tmp_path/'out', '--n', 3, '--num_inference_steps', 2, '--device', 'cpu', '--arm', 'prompted']
     first = subprocess.run(command(*args), env=dict(ENV, TQDM_DISABLE='1'), capture_output=True, text=True, cwd=tmp_path)      # as in logs of a cluster
     assert first.returncode == 0 and '3 images generated, 0 were there' in first.stdout, first.stderr
     assert first.stdout.strip().endswith(str(tmp_path/'out'/'images.csv'))
@@ -83,30 +84,36 @@ def test_command(tiny_folder, tmp_path):
 
 def test_command_keeps_images_of_other_settings(tiny_folder, folder, capsys):
     whole = contents(folder)
-    call = lambda **kwargs: spurnb_generate(PROMPT, out=str(folder), model=str(tiny_folder), n=8, steps=4, batch=4, device='cpu', **kwargs)
+    def call(*more):
+        size = '--n', 8, '--num_inference_steps', 4, '--batch_size', 4, '--device', 'cpu'
+        spurnb_generate([PROMPT, '--out', folder, '--model', tiny_folder, *size, *more])
     call()
     assert '0 images generated, 8 were there' in capsys.readouterr().out
-    with pytest.raises(SystemExit) as left: call(guidance=5.)
+    with pytest.raises(SystemExit) as left: call('--guidance_scale', 5)
     assert left.value.code == 2 and '--fresh' in capsys.readouterr().err
     assert contents(folder) == whole
-    call(guidance=5., fresh=True)
+    call('--guidance_scale', 5, '--fresh')
     assert '8 images generated' in capsys.readouterr().out
 
 
 def test_help_is_instant():
-    code = "import sys, spurnb.generate; heavy = {'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    code = "import sys, spurnb.cli; heavy = {'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     subprocess.run([sys.executable, '-c', code], env=ENV, check=True)
     shown = subprocess.run(command('--help'), env=ENV, capture_output=True, text=True, check=True)
-    assert '--guidance' in shown.stdout and 'Denoising steps' in shown.stdout
+    assert '--generate.guidance_scale' in shown.stdout and 'denoising steps' in shown.stdout
 
 
 @pytest.mark.parametrize('wrong, said', [
-    (dict(n=0), '--n is 0'), (dict(steps=-1), '--steps is -1'), (dict(model='mni'), "give 'mini'"), (dict(size=30), 'a multiple of 8'), (dict(prompt=''), 'say what to show'),
-    (dict(arm='references'), 'holds real images'), (dict(dtype='float61'), "did you mean 'float16'"), (dict(dtype='float16'), 'needs a GPU'), (dict(guidance=-3.), 'guidance_scale is -3'),
-    (dict(steps=1001), '1000 at most'), (dict(sampler='eular'), "did you mean 'euler'"), (dict(prompt='a {red|blue feeder'), '{wood|grass}')])
+    (dict(n=0), 'n is 0'), (dict(num_inference_steps=-1), 'num_inference_steps is -1'), (dict(model='mni'), "give 'mini'"),
+    (dict(size=30), 'a multiple of 8'), (dict(prompt=''), 'say what to show'), (dict(arm='references'), 'holds real images'),
+    (dict(dtype='float61'), "did you mean 'float16'"), (dict(dtype='float16'), 'needs a GPU'),
+    (dict(guidance_scale=-3.), 'guidance_scale is -3'), (dict(num_inference_steps=1001), '1000 at most'),
+    (dict(sampler='eular'), "did you mean 'euler'"), (dict(prompt='a {red|blue feeder'), '{wood|grass}')])
 def test_mistakes_are_one_sentence(tiny_folder, tmp_path, capsys, wrong, said):
     with pytest.raises(SystemExit) as left:
-        spurnb_generate(**(dict(prompt=PROMPT, out=str(tmp_path/'out'), model=str(tiny_folder), n=1, steps=2, device='cpu') | wrong))
+        usual = dict(out=tmp_path/'out', model=tiny_folder, n=1, num_inference_steps=2, device='cpu') | wrong
+        prompt = usual.pop('prompt', PROMPT)
+        spurnb_generate([prompt, *(x for k, v in usual.items() for x in (f'--{k}', v))])
     message = capsys.readouterr().err.strip()
     assert left.value.code == 2 and said in message and '\n' not in message, message
     assert not (tmp_path/'out').exists()
@@ -297,7 +304,7 @@ def test_flagged_images_are_redrawn_even_when_they_are_not_black(tiny_folder, fo
     assert len({*frame.seed} - {*plain.seed}) == (frame.retries > 0).sum()
 
 
-def told(tiny_folder, out, batch=4): return list(map(str, [PROMPT, '--model', tiny_folder, '--out', out, '--n', 22, '--batch', batch, '--steps', 40, '--device', 'cpu']))
+def told(tiny_folder, out, batch=4): return list(map(str, [PROMPT, '--model', tiny_folder, '--out', out, '--n', 22, '--batch_size', batch, '--num_inference_steps', 40, '--device', 'cpu']))
 
 
 @pytest.fixture(scope='module')
@@ -309,7 +316,7 @@ def by_one(tiny_folder, tmp_path_factory):
 
 
 def by_two(tiny_folder, out, batch=4):
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', '--', 'spurnb.generate'] # without the two dashes torchrun takes --n for its own
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', '--', 'spurnb.cli', 'generate'] # without the two dashes torchrun takes --n for its own
     return subprocess.Popen([*launch, *told(tiny_folder, out, batch)], env=dict(ENV, ACCELERATE_USE_CPU='true'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -355,7 +362,8 @@ def test_two_processes_killed_in_the_middle(tiny_folder, by_one, tmp_path):
 
 
 def exported(tiny_folder, tmp_path, capsys, **kwargs):
-    spurnb_generate(PROMPT, out=str(tmp_path/'images'), model=str(tiny_folder), n=3, steps=2, device='cpu', export=str(tmp_path/'set'), **kwargs)
+    spurnb_generate([PROMPT, '--out', tmp_path/'images', '--model', tiny_folder, '--n', 3, '--num_inference_steps', 2,
+                     '--device', 'cpu', '--export', tmp_path/'set', *(x for k, v in kwargs.items() for x in (f'--{k}', v))])
     assert f'data set: {tmp_path/"set"}' in capsys.readouterr().out
     return tmp_path/'set'
 

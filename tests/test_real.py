@@ -96,8 +96,9 @@ def test_the_audit_end_to_end(home, photos, tmp_path):
         folder = positives if label == target else negatives
         (folder/file.name).write_bytes(file.read_bytes())
     env = os.environ | dict(PYTHONPATH=str(Path(__file__).parents[1]))
-    command = [sys.executable, '-m', 'spurnb.report.folder', negatives, '--target', target, '--positives', positives,
-               '--model', 'real_models:mobilenet,real_models:lite,real_models:nothing', '--out', out, '--limit', '0.5']
+    judges = [f'real_models:{m}' for m in ('mobilenet', 'lite', 'nothing')]
+    command = [sys.executable, '-m', 'spurnb.cli', 'audit', negatives, '--target', target, '--positives', positives,
+               '--judges', *judges, '--out', out, '--limit', '0.5']
     def audit(): return subprocess.run([*map(str, command)], cwd=home, capture_output=True, text=True, env=env)
     done = audit()
     assert done.returncode == 2 and 'real_models:nothing was left out' in done.stdout, done.stdout + done.stderr

@@ -14,7 +14,7 @@ weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="t
 
 def audit(*args):
     "Return exit code, stdout and stderr of `spurnb_audit`."
-    command = [sys.executable, '-m', 'spurnb.report.folder', *map(str, args)]
+    command = [sys.executable, '-m', 'spurnb.cli', 'audit', *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
     return done.returncode, done.stdout, done.stderr
 
@@ -29,10 +29,11 @@ def feeders(tmp_path_factory):
 
 @weights
 def test_exit_codes(feeders, tmp_path):
-    code, said, _ = audit(feeders, '--out', tmp_path/'a', '--judges', 'test_resnet,test_nfnet', '--limit', '0.01')
+    judges = '--target', 'hummingbird', '--judges', 'test_resnet', 'test_nfnet'
+    code, said, _ = audit(feeders, '--out', tmp_path/'a', *judges, '--limit', '0.01')
     assert code == 1 and 'above the limit' in said
     assert said.strip().splitlines()[-1] == f'report: {tmp_path/"a"/"report.html"}'
-    code, said, _ = audit(feeders, '--out', tmp_path/'a', '--judges', 'test_resnet,test_nfnet', '--limit', '1')
+    code, said, _ = audit(feeders, '--out', tmp_path/'a', *judges, '--limit', '1')
     assert code == 0 and 'kept by all 2 classifiers' in said
 
 
@@ -40,7 +41,7 @@ def test_exit_codes(feeders, tmp_path):
 @pytest.mark.parametrize('args, word', [
     (('--target', 'humingbird'), 'hummingbird'), (('--judges', 'test_resnett'), 'test_resnet'),
     (('--limit', '20'), 'between 0 and 1'),
-    (('--judges', 'test_resnet,resnet50'), 'apart'), (('--device', 'tpu'), 'tpu')])
+    (('--judges', 'test_resnet', 'resnet50'), 'apart'), (('--device', 'tpu'), 'tpu')])
 def test_a_bad_option_prints_one_line(feeders, tmp_path, args, word):
     code, _, said = audit(feeders, '--out', tmp_path/'out', *args)
     assert code == 2 and word in said and 'Traceback' not in said and len(said.strip().splitlines()) == 1
@@ -57,7 +58,7 @@ def test_folders_that_are_no_audits_are_refused(tmp_path):
     "An empty folder, a single one, images together with --compare: one line and exit code 2."
     empty, single = ('--compare', tmp_path, tmp_path/'x'), ('--compare', tmp_path)
     both = tmp_path, *single
-    cases = {empty: 'is not an audit', single: 'at least two', both: 'more than one of', (): 'none of a folder'}
+    cases = {empty: 'is not an audit', single: 'at least two', both: 'give only one of', (): 'give one of a folder'}
     for args, word in cases.items():
         code, _, said = audit(*args, '--out', tmp_path/'board')
         assert code == 2 and word in said and 'Traceback' not in said and len(said.strip().splitlines()) == 1

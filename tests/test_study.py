@@ -1,4 +1,4 @@
-"What the package says about itself is about these weights and these settings, and the study's command goes on where it was stopped."
+"The shipped study is about the shipped weights and settings, and a stopped study resumes."
 import json, os, signal, subprocess, sys, time
 
 import pytest
@@ -6,10 +6,10 @@ import pytest
 from spurnb.lab.claim import choose_setting, claim_record, load_study
 from spurnb.core import read_json
 from spurnb.data import mini_record, mini_root
-from spurnb.run.settings import PRESETS
+from spurnb.run.settings import PRESETS, change
 from spurnb.lab.study import DEVELOPMENT, HELD_OUT, LOSS, world_hash
 
-known = pytest.mark.skipif(not (mini_root()/'study.json').exists(), reason='no study lies beside these weights')
+known = pytest.mark.skipif(not (mini_root()/'study.json').exists(), reason='there is no study of these weights')
 
 
 @known
@@ -21,7 +21,7 @@ def test_the_study_is_about_the_weights_that_are_here():
 def test_the_claim_in_the_record_is_the_study_s():
     study, claim = load_study(), mini_record()['claim']
     runs = study['claim'][()]['default']
-    def digits(x): return json.loads(json.dumps(x), parse_float=lambda t: round(float(t), 9))       # the last ones are scipy's
+    def digits(x): return json.loads(json.dumps(x), parse_float=lambda t: round(float(t), 9)) # the rest is scipy's
     assert digits(claim) == digits(claim_record(runs, DEVELOPMENT, claim['command']))
     assert set(claim['classes']) == set(HELD_OUT) and all(len(seeds) >= 5 for seeds in claim['classes'].values())
 
@@ -29,16 +29,20 @@ def test_the_claim_in_the_record_is_the_study_s():
 @known
 def test_the_defaults_are_those_that_the_study_chose():
     study, default = load_study(), PRESETS['mini']
-    assert choose_setting(study['baseline'][()], 'dreambooth')[0] == f'lr {default.learning_rate:g}, {default.steps} steps'
+    chosen = f'lr {default.train.learning_rate:g}, {default.train.max_train_steps} steps'
+    assert choose_setting(study['baseline'][()], 'dreambooth')[0] == chosen
     best = LOSS[choose_setting(study['loss'][()], 'sfsl')[0]]
-    assert {k: getattr(default, k) for k in best} == best
+    assert change(default, best) == default
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='signals differ')
 def test_a_study_is_stopped_and_goes_on(tmp_path):
     "One share of one part, very short: stopped after its first point, the next call does only what is missing."
-    tiny = 'batch=2 prior_batch_size=2 prior=4 n=2 held_out=20 class_images=30 others=12 sampling_steps=2'
-    command = [sys.executable, '-m', 'spurnb.pipeline', '--preset', 'study', '--parts', 'references', '--shard', '2/3', '--steps', '1', '--judges', 'test_resnet', '--set', tiny, '--out', str(tmp_path)]
+    tiny = ('--max_train_steps 1 --train_batch_size 2 --prior_batch_size 2 --num_class_images 4 --generate.n 2 '
+            '--num_inference_steps 2 --held_out 20 --n_class_images 30 --n_other_images 12 '
+            '--audit.judges test_resnet').split()
+    share = ['--parts', 'references', '--shard', '2/3']
+    command = [sys.executable, '-m', 'spurnb.cli', 'world', 'study', *share, *tiny, '--out', str(tmp_path)]
     file = tmp_path/'points'/'references'/'fireboat-1.json'
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(1200):
@@ -53,4 +57,5 @@ def test_a_study_is_stopped_and_goes_on(tmp_path):
     now = json.loads(file.read_text())
     assert list(now) == ['1', '2', '4', '8', '16'] and all(now[k] == v for k, v in first.items())
     assert 'the claim is not complete yet' in r.stdout and [f.name for f in file.parent.iterdir()] == [file.name]
-    assert now['1']['arms']['sfsl']['spurious_rate']['n'] == 2 and json.loads((tmp_path/'study.json').read_text())['points']['references']['fireboat/1'] == now
+    assert now['1']['arms']['sfsl']['spurious_rate']['n'] == 2
+    assert json.loads((tmp_path/'study.json').read_text())['points']['references']['fireboat/1'] == now

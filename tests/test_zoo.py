@@ -145,7 +145,7 @@ def hub(tmp_path):
 
 def start_audit(folder, judges, out, *more, before=(), **env):
     "Start the audit of a folder as a command of its own."
-    command = '-m', 'spurnb.report.folder', folder, '--judges', ','.join(judges), '--out', out
+    command = '-m', 'spurnb.cli', 'audit', folder, '--target', 'hummingbird', '--judges', *judges, '--out', out
     return start(*before, *command, *more, **env)
 
 

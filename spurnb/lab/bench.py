@@ -5,15 +5,13 @@
 # %% auto #0
 __all__ = ['TABLES', 'report', 'measured', 'evidence', 'pca_ours', 'pca_plain', 'bench_pca', 'pca_lines', 'bench_step',
            'step_lines', 'bench_album', 'audit_again', 'audit_cold', 'bench_audit', 'audit_lines', 'bench_judges',
-           'judges_lines', 'spurnb_bench']
+           'judges_lines']
 
 # %% ../../nbs/lab/bench.ipynb #ec427101
 import json, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
-from fastcore.script import call_parse
-
-from ..core import UserError, cap_threads, get_device, pick, cli_errors, positive, write_json
+from ..core import UserError, cap_threads, get_device, pick, positive
 from .step_cost import WAYS, counted, forget_peak, measure_steps, peak_memory, sd15_models, step_material
 
 # %% ../../nbs/lab/bench.ipynb #61d67a22
@@ -79,7 +77,9 @@ def bench_step(preset:str='mini', n:int=0, repeats:int=3, device:str|None=None)-
     big, device = pick(preset, ('mini', 'sd15'), 'preset') == 'sd15', get_device(device)
     if big and device == 'cpu': raise UserError("preset 'sd15' is measured on a GPU, and there is none here; take 'mini', whose table also has what was counted for Stable Diffusion 1.5.")
     cap_threads()
-    found = measure_steps(*step_material(preset, n or (1 if big else 4), device=device, precision='bfloat16' if big else 'float32'), repeats=repeats)
+    size, precision = n or (1 if big else 4), 'bf16' if big else 'no'
+    material = step_material(preset, size, device=device, mixed_precision=precision)
+    found = measure_steps(*material, repeats=repeats)
     return [dict(r, counted=c['ratio']) for r, c in zip(found, counted(*sd15_models(), 512))]
 
 def step_lines(rows)->list: # lines to print
@@ -131,25 +131,3 @@ def judges_lines(rows)->list: # lines to print
 
 # %% ../../nbs/lab/bench.ipynb #8ddde1f2
 TABLES = dict(pca=(bench_pca, pca_lines), step=(bench_step, step_lines), audit=(bench_audit, audit_lines), judges=(bench_judges, judges_lines))
-
-@call_parse
-@cli_errors
-def spurnb_bench(
-    table:str='all', # Which one: pca, step, audit, judges or all
-    preset:str='mini', # The model whose steps are measured: mini, or sd15 with random weights on a GPU
-    n:int=0, # Size of one table: of pca the images of a class, of step the references in a step, of the others the images; 0: the table's own
-    repeats:int=3, # Runs of each way: of step the median counts, otherwise the fastest
-    device:str='', # Of the steps: cuda, mps or cpu; default: the best there is
-    out:str='', # JSON file for the rows
-):
-    "Measure the package against the plain way, in one run on this machine."
-    names = list(TABLES) if table == 'all' else [pick(table, [*TABLES, 'all'], 'table')]
-    if n and len(names) > 1: raise UserError('n is the size of one table; also give --table, such as --table step.')
-    more, rows = dict(step=dict(preset=preset, device=device or None)), {}
-    for name in names:
-        run, lines = TABLES[name]
-        rows[name] = run(repeats=positive(repeats, 'repeats'), **(dict(n=n) if n else {}), **more.get(name, {}))
-        print(name, *lines(rows[name]), sep='\n')
-    if out:
-        write_json(out, rows)
-        print(f'rows: {out}')

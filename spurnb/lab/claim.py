@@ -243,7 +243,7 @@ def finish_study(
     "Gather the points of a study into `study.json`, and once the claim's runs are all there write `claim.json`, the summary and the page."
     from spurnb.lab.study import DEVELOPMENT, read_study, study_jobs, world_hash
     out, found = Path(out), read_study(out, seeds)
-    command = 'spurnb_run --preset study' + f' --seeds {seeds}'*(seeds != 5)
+    command = 'spurnb_world study' + f' --seeds {seeds}'*(seeds != 5)
     seconds = {part: round(np.mean([p['seconds'] for points in jobs.values() for p in points.values()])) for part, jobs in found.items()}
     points = {part: {'/'.join(map(str, key)): points for key, points in jobs.items()} for part, jobs in found.items()}
     with atomic(out/'study.json') as part: part.write_text(json.dumps(dict(command=command, world=world_hash(), development=DEVELOPMENT, seconds=seconds, points=points), separators=(',', ':')))
