@@ -277,7 +277,7 @@ def train_meters(folder, settings):
     import torch
     from spurnb.encoders import small_resnet
     scenes = independent_scenes(settings.scenes, settings.seed)
-    images = drawn(folder, 'pictures', scenes)
+    images = drawn(folder, 'independent', scenes)
     def rough(x, step, y): return roughen(x, generator(settings.seed, 'rough', step))
     truths = dict(object=(OBJECT_NAMES, [s.obj for s in scenes]),
                   context=(CONTEXT_NAMES, [(s.context, s.variant) for s in scenes]))
