@@ -177,10 +177,9 @@ def _several(settings, targets, seeds, fresh, shard): # several runs, and what i
 
 def _one(settings, fresh): # one run, and what is printed of it
     from spurnb.pipeline import run
-    from spurnb.report.summary import cautions, findings, text_table
+    from spurnb.report.summary import text_report
     metrics = run(settings, fresh)
-    print(text_table(metrics), '', *findings(metrics), *cautions(metrics), sep='\n')
-    print(f'report: {settings.folder/"report.html"}')
+    print(text_report(metrics), '', f'report: {settings.folder/"report.html"}', sep='\n')
 
 # %% ../nbs/cli.ipynb #fb66a4ad
 @cli_errors
@@ -321,16 +320,15 @@ def _audit_features(o, protocols): # scores on Spurious ImageNet; 2 if a classif
 def _audit_images(o): # audit of a folder; 1 above the limit, 2 if a classifier was left out
     from spurnb.audit.zoo import read_classes
     from spurnb.report.folder import audit_folder, verdict
-    from spurnb.report.summary import cautions, findings, text_table
+    from spurnb.report.summary import text_report
     a, out = o.audit, Path(o.out or Path('runs')/f'audit-{Path(o.images).resolve().name}')
     metrics, _ = audit_folder(
-        o.images, o.target, list(a.judges), out, o.feature, o.device or None, (), a.protocol,
+        o.images, o.target, list(a.judges), out, o.feature, o.device or None, a.protocol,
         read_classes(o.classes) if o.classes else None, o.positives or None, o.references or None,
         a.detector or None, a.space or None, a.lpips or None, list(a.tables))
     if int(os.environ.get('RANK', 0)): return 0 # the first of several processes speaks for all
     lines, above = ([], False) if o.limit is None else verdict(metrics, o.limit)
-    print(text_table(metrics), '', *findings(metrics), *cautions(metrics), *lines, sep='\n')
-    print(f'report: {out/"report.html"}')
+    print(text_report(metrics), '', *lines, f'report: {out/"report.html"}', sep='\n')
     return 1 if above else 2 if metrics['left_out'] else 0
 
 # %% ../nbs/cli.ipynb #25a18aea

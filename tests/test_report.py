@@ -4,7 +4,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from made_up import ARMS, JUDGES, made_up_run
+from made_up import JUDGES, made_up_run
+from spurnb.cli import spurnb_audit
 from spurnb.core import UserError, save_png
 from spurnb.data import mini_root
 from spurnb.world.scenes import reference_scenes
@@ -31,21 +32,60 @@ def feeders(tmp_path_factory):
 def test_exit_codes(feeders, tmp_path):
     judges = '--target', 'hummingbird', '--judges', 'test_resnet', 'test_nfnet'
     code, said, _ = audit(feeders, '--out', tmp_path/'a', *judges, '--limit', '0.01')
-    assert code == 1 and 'above the limit' in said
+    assert code == 1 and 'limit of 1% broken by 2 of 2 classifiers' in said
+    assert said.startswith('On average over 2 classifiers, ') # the answer first
     assert said.strip().splitlines()[-1] == f'report: {tmp_path/"a"/"report.html"}'
     code, said, _ = audit(feeders, '--out', tmp_path/'a', *judges, '--limit', '1')
-    assert code == 0 and 'kept by all 2 classifiers' in said
+    assert code == 0 and 'limit of 100% kept by all 2 classifiers' in said
 
 
 @weights
 @pytest.mark.parametrize('args, word', [
     (('--target', 'humingbird'), 'hummingbird'), (('--judges', 'test_resnett'), 'test_resnet'),
     (('--limit', '20'), 'between 0 and 1'),
-    (('--judges', 'test_resnet', 'resnet50'), 'apart'), (('--device', 'tpu'), 'tpu')])
+    (('--judges', 'test_resnet', 'resnet50'), 'separately'), (('--device', 'tpu'), 'tpu')])
 def test_a_bad_option_prints_one_line(feeders, tmp_path, args, word):
     code, _, said = audit(feeders, '--out', tmp_path/'out', *args)
     assert code == 2 and word in said and 'Traceback' not in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path/'out'/'metrics.json').exists()
+
+
+def in_process(capsys, *args):
+    "Return exit code and stdout of `spurnb_audit`, called here."
+    code = 0
+    try: spurnb_audit(args)
+    except SystemExit as stop: code = stop.code
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+@weights
+def test_a_classifier_that_cannot_be_loaded_has_not_passed(feeders, tmp_path, capsys):
+    judges = '--judges', 'test_resnet', 'test_resnett'
+    ask = feeders, '--target', 'hummingbird', '--out', tmp_path/'a', *judges, '--limit'
+    assert in_process(capsys, *ask, '0.01')[0] == 1
+    code, said = in_process(capsys, *ask, '1')
+    assert code == 2 and 'Caution: test_resnett was left out' in said
+
+
+@pytest.mark.parametrize('args, word', [
+    (('--data', 'spurious_imagenet'), '--data needs'),
+    (('--data', 'spurious_imagenet', '--limit', '0.2'), '--limit belongs to a folder'),
+    (('--data', 'here', '--judges', 'resnet50', '--validation_images', 'imagenet'), "there is no 'here'"),
+    (('folder', '--shard', '1/2'), '--shard belongs to --data')])
+def test_options_that_do_not_belong_together(args, word, tmp_path, capsys):
+    code, said = in_process(capsys, *args, '--out', tmp_path/'out')
+    assert code == 2 and word in said and len(said.strip().splitlines()) == 1
+    assert not (tmp_path/'out').exists()
+
+
+def test_compare(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path/'again', ignore=shutil.ignore_patterns('images'))
+    code, said = in_process(capsys, '--compare', run, tmp_path/'again', '--out', tmp_path/'board', '--tables', 'csv')
+    assert code == 0 and said.startswith('On the ')
+    assert said.strip().endswith(f'leaderboard: {tmp_path/"board"/"leaderboard.html"}')
+    files = sorted(f.name for f in (tmp_path/'board').iterdir())
+    assert files == ['differences.csv', 'leaderboard.csv', 'leaderboard.html']
 
 
 @weights
