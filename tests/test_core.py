@@ -31,7 +31,7 @@ with atomic(sys.argv[1]) as part, open(part, 'w') as f:
 '''
 
 
-@pytest.mark.parametrize('name', ['config.json', 'picture.png'])
+@pytest.mark.parametrize('name', ['config.json', 'image.png'])
 def test_a_writer_killed_in_the_middle_changes_nothing(tmp_path, name):
     file = tmp_path/name
     file.write_text('{"whole": true}')
@@ -40,7 +40,7 @@ def test_a_writer_killed_in_the_middle_changes_nothing(tmp_path, name):
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     assert file.read_text() == '{"whole": true}'
-    assert sorted(o.name for o in tmp_path.glob(f'*{file.suffix}')) == [name] # what is left does not pass for a file
+    assert sorted(o.name for o in tmp_path.glob(f'*{file.suffix}')) == [name] # the leftover does not look like a file of the run
     core.write_json(file, {'next': 1})
     assert core.read_json(file) == {'next': 1}
     [left] = tmp_path.glob('.part-*')

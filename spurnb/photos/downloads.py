@@ -162,7 +162,7 @@ def download(
     raise UserError(' '.join(failed))
 
 # %% ../../nbs/photos/downloads.ipynb #02c6483a
-def _wish(info):
+def _objection(info):
     "Return why a member of a zip file must not be unpacked; None when it may."
     name = info.filename.replace('\\', '/')
     kind = stat.S_IFMT(info.external_attr >> 16)
@@ -183,7 +183,7 @@ def checked_members(
     members = archive.infolist()
     name = Path(archive.filename or 'archive').name
     for m in members:
-        if why := _wish(m):
+        if why := _objection(m):
             raise UserError(f'{name!r} holds {why} ({m.filename[:80]!r}) and is not unpacked; '
                             'get it from another place.')
     total = sum(m.file_size for m in members)
