@@ -200,6 +200,34 @@ def test_prior_images_of_other_settings_have_their_own_folder(tmp_path):
         assert len(list(tmp_path.iterdir())) == i + 2, change
     assert torch.equal(two(), first) and two(size=16).shape[-1] == 16
 
+@pytest.mark.parametrize('changes, said', [
+    (dict(gradient_accumulation_steps=3), 'train_batch_size is 2; give a multiple of 3'),
+    (dict(instance_prompt=' '), 'instance_prompt is empty'),
+    (dict(class_prompt='a photo of a ' + 'very '*40 + 'red feeder'), 'shorten it'),
+    (dict(compile='inducter'), "did you mean 'inductor'")], ids=lambda x: str(x)[:40])
+def test_what_a_trainer_refuses(changes, said):
+    from spurnb.core import UserError
+    from spurnb.train.settings import TrainSettings
+    from spurnb.train.trainer import Trainer
+    references, prior, _ = material()
+    with pytest.raises(UserError, match=said): Trainer(tiny_pipeline(), references, prior, TrainSettings(**{**SETTINGS, **changes}))
+
+def test_a_card_that_is_too_small(monkeypatch):
+    "The message says what to try; the weights are untouched."
+    import torch
+    from spurnb.core import UserError
+    from spurnb.train.checkpoints import pipeline_hash
+    from spurnb.train.monitor import trainer_flops
+    from spurnb.train.settings import TrainSettings
+    from spurnb.train.trainer import Trainer
+    def full(*args): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB')
+    references, prior, _ = material()
+    trainer = Trainer(tiny_pipeline(), references, prior, TrainSettings(**SETTINGS))
+    before, trainer.loss = pipeline_hash(trainer.pipe), full
+    for call in (trainer.step, lambda step: trainer_flops(trainer)):
+        with pytest.raises(UserError, match='set gradient_accumulation_steps to 2 or more'): call(0)
+    assert pipeline_hash(trainer.pipe) == before
+
 def asked(monkeypatch, tmp_path, **options):
     "What `finetune_target` asks its parts for; nothing is trained."
     from dataclasses import asdict
@@ -284,7 +312,7 @@ def test_what_a_trainer_takes_and_what_it_says(caplog):
     for wrong, said in (((references[:0], prior), 'there are no references; give at least one'), ((references, None), 'there are no prior images; give at least one, or set num_class_images to 0'),
                         ((torch.rand(2, 3, 30, 30), prior), 'references are 30 x 30 px; resize them to multiples of 4'), ((references, torch.rand(2, 3, 16, 32)), 'prior images are 32 x 16 px and the references are not')):
         with pytest.raises(UserError, match=said): new(*wrong)
-    for prompt, said in (('a photo of a zxqv feeder', "'zxqv' is read as 4 tokens"), ('a photo of a feeder', 'has no word that the class prompt lacks')):
+    for prompt, said in (('a photo of a zxqv feeder', "'zxqv' is read as 4 tokens"), ('a photo of a feeder', 'has no word that class_prompt lacks')):
         caplog.clear()
         new(references, prior, instance_prompt=prompt)
         assert said in caplog.text
