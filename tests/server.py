@@ -23,6 +23,7 @@ HUB = dict(
 TOKEN = 'hf_that_may_see_it'  # of an account that has accepted all terms
 JUDGES = ('test_resnet.r160_in1k', 'test_efficientnet.r160_in1k')
 SMALL = [
+    *('--prompted', 'big-feeder'),  # one word for the tutorial, and short for the tiny tokenizer
     *('--references.n', '4', '--references.held_out', '20'),
     *('--components.n_class_images', '24', '--components.n_other_images', '12', '--components.picture_steps', '2'),
     *('--train.max_train_steps', '2', '--train.num_class_images', '2'),
@@ -186,7 +187,8 @@ def spurious_zip(each=10, target='hummingbird', n=26, **more):
                 )
                 picture.save(file, 'JPEG', quality=90)
                 z.writestr(
-                    f'images/spurious_class_{f.index}_{f.name.replace(" ", "_")}_{f.labeled[0]}/{i:02d}-{f.wordnet_id}.jpg',
+                    f'images/spurious_class_{f.index}_{f.name.replace(" ", "_")}_{f.labeled[0]}/'
+                    f'{i:02d}-{f.wordnet_id}.jpg',
                     file.getvalue(),
                 )
         for name, text in more.items():

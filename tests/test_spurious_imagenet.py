@@ -1,11 +1,14 @@
-"Spurious ImageNet: names that are refused, and too few images."
+"Spurious ImageNet: its words, names that are refused, and too few images."
+import re
+
 import pytest
 
 from spurnb.core import UserError, save_png
 from spurnb.photos.folders import FolderImages
 from spurnb.photos.spurious_imagenet import (
-    SpuriousImageNet, choose_images, load_spurious_imagenet, read_folder_name, repeated_images, spurious_feature)
-from spurnb.world.scenes import reference_scenes
+    SpuriousImageNet, choose_images, load_spurious_imagenet, read_folder_name, repeated_images, spurious_feature,
+    spurious_features)
+from spurnb.world.scenes import caption, reference_scenes
 
 
 @pytest.fixture(scope='module')
@@ -60,3 +63,14 @@ def test_choices_by_score_and_name(spurious):
 def test_different_scenes_do_not_repeat():
     assert repeated_images([s.draw() for s in reference_scenes('fireboat', 40, seed=5)]) == {}
     assert repeated_images([s.draw() for s in reference_scenes('tench', 2, seed=5)]*2) == {2: 0, 3: 1}
+
+
+@pytest.mark.parametrize('feature', spurious_features(), ids=lambda f: f.name.replace(' ', '_'))
+def test_words_make_prompts(feature):
+    "The short name and the full description are phrases with an article, they differ, and none names the class."
+    short, full = caption(context=feature.feature), caption(context=feature.prompted)
+    for prompt in (short, full, caption(context=f'sks {feature.feature}')):
+        assert re.fullmatch(r"a photo of a [a-z][\w ,'-]+", prompt), prompt
+        for word in (*feature.class_words, feature.name):
+            assert not re.search(rf'\b{re.escape(word)}s?\b', prompt, re.I), f'{prompt!r} names {word!r}'
+    assert short != full and len(feature.feature.split()) <= 6 < len(full.split())

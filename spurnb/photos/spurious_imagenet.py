@@ -28,7 +28,10 @@ class Feature:
     index:int      # of the class in ImageNet-1k, from 0
     wordnet_id:str # of the class
     name:str       # of the class
-    words:str      # description of the photographs
+    words:str      # what the authors' overview of the photographs shows
+    feature:str    # the same as a short noun, for 'a photo of a sks ...'
+    prompted:str   # the fullest description a person would type, without the class
+    class_words:tuple # words for the class object, which must not be there
     labeled:tuple  # components of the authors' own encoder that they labeled spurious
 
 @lru_cache
@@ -38,8 +41,9 @@ def spurious_features()->tuple:
     features = []
     for row in csv.DictReader(file.read_text(encoding='utf-8').splitlines()):
         labeled = tuple(map(int, row['labeled_components'].split()))
-        features.append(Feature(int(row['class_index']), row['wordnet_id'], row['class_name'],
-                                row['spurious_feature'], labeled))
+        class_words = tuple(word.strip() for word in row['class_words'].split(','))
+        features.append(Feature(int(row['class_index']), row['wordnet_id'], row['class_name'], row['spurious_feature'],
+                                row['feature'], row['prompted'], class_words, labeled))
     return tuple(features)
 
 # %% ../../nbs/photos/spurious_imagenet.ipynb #6099fc87

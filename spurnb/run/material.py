@@ -46,15 +46,12 @@ def mini_material(settings): # -> Material
 # %% ../../nbs/run/material.ipynb #bac2cdfb
 def photo_target(settings): # -> Target
     "Return the class of ImageNet, with its feature in words."
-    from spurnb.data import imagenet_target, mini_target
+    from spurnb.data import imagenet_target
     from spurnb.photos.spurious_imagenet import spurious_feature
     found = imagenet_target(settings.target)
-    if settings.feature: feature = prompted = settings.feature
-    elif found.name in CLASSES:
-        drawn = mini_target(found.name)
-        feature, prompted = drawn.feature, drawn.prompted
-    else: feature = prompted = spurious_feature(found.index).words
-    return replace(found, feature=feature, prompted=settings.prompted or prompted)
+    if settings.feature: return replace(found, feature=settings.feature, prompted=settings.prompted or settings.feature)
+    known = spurious_feature(found.index)
+    return replace(found, feature=known.feature, prompted=settings.prompted or known.prompted)
 
 # %% ../../nbs/run/material.ipynb #95617691
 def photo_sources(settings): # -> images of the feature, source in words, `SpuriousImageNet` or None
