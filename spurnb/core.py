@@ -344,7 +344,7 @@ def process_state(
 
 def track(
     iterable, # what to go through, or None to count by hand with `.update()`
-    what:str, # what is being done, in a word or two
+    what:str, # the work, in a word or two
     total:int|None=None, # how many there are, if `iterable` cannot tell
 ): # the progress bar, to be iterated over
     "Return a progress bar that appears only once the work has lasted a second."

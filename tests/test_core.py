@@ -40,7 +40,7 @@ def test_a_writer_killed_in_the_middle_changes_nothing(tmp_path, name):
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     assert file.read_text() == '{"whole": true}'
-    assert sorted(o.name for o in tmp_path.glob(f'*{file.suffix}')) == [name] # the leftover does not look like a file of the run
+    assert sorted(o.name for o in tmp_path.glob(f'*{file.suffix}')) == [name] # the leftover does not match
     core.write_json(file, {'next': 1})
     assert core.read_json(file) == {'next': 1}
     [left] = tmp_path.glob('.part-*')
