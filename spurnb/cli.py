@@ -21,7 +21,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from .audit.settings import AuditSettings
-from .core import UserError, cap_threads, cli_errors, get_device, pick, positive, process_state, share, sha256
+from .core import UserError, cap_threads, cli_errors, get_device, pick, positive, process_state, share
 from .draw.settings import GenerateSettings
 from .run.settings import RunSettings, file_changes, settings_for, settings_text
 from .train.settings import SFSLSettings, TrainSettings
@@ -409,22 +409,15 @@ def _world_variant(o):
     print(f'weights: {o.out}')
 
 def _world_draw(o):
-    from spurnb.core import image_grid
-    from spurnb.world.scenes import classifier_scenes, draw_scenes, independent_scenes
-    n, file = positive(o.n, 'n'), Path(o.out)/'scenes.png'
-    scenes = classifier_scenes(n//2 or 1, o.seed) + independent_scenes((n + 1)//2, o.seed)
+    from spurnb.lab.world import scene_page
+    page, file = scene_page(o.n, o.seed), Path(o.out)/'scenes.png'
     file.parent.mkdir(parents=True, exist_ok=True)
-    image_grid(draw_scenes(scenes), cols=12).save(file)
-    print(f'{n} scenes: {file}')
+    page.save(file)
+    print(f'{o.n} scenes: {file}')
 
 def _world_check(o):
-    from spurnb.data import mini_record
-    files, out = mini_record(o.out)['files'], Path(o.out)
-    wrong = [f for f, h in files.items() if not (out/f).exists() or sha256(out/f) != h]
-    if wrong:
-        raise UserError(f'{len(wrong)} of {len(files)} files in {o.out!r} are missing or damaged '
-                        f'({", ".join(wrong[:3])}); train again or install spurnb again.')
-    print(f'{len(files)} files as recorded: {o.out}')
+    from spurnb.lab.world import check_world
+    print(f'{check_world(o.out)} files as recorded: {o.out}')
 
 # %% ../nbs/cli.ipynb #5d0b586f
 def _world_study(o):

@@ -10,6 +10,7 @@ from spurnb.data import mini_target
 from spurnb.evaluate import audit
 
 TARGET = mini_target('fireboat')
+CONFIG = dict(input_size=(3, 64, 64), crop_pct=1.)
 SOME = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
@@ -19,7 +20,7 @@ def random_judge(classes=6, name='random'):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3*64*64, classes))
     model.num_classes = classes
-    return Judge(name, model, dict(input_size=(3, 64, 64), crop_pct=1.))
+    return Judge(name, model, CONFIG)
 
 
 class Overflows(torch.nn.Module):
@@ -36,7 +37,7 @@ REFUSED = [
     (dict(judges=[]), 'at least one'),
     (dict(judges=[random_judge(), random_judge()]), 'each once'),
     (dict(judges=[random_judge(7)]), 'among its own classes'),
-    (dict(judges=[Judge('hot', Overflows(), dict(input_size=(3, 64, 64), crop_pct=1.))]), 'no classifier gives an answer'),
+    (dict(judges=[Judge('hot', Overflows(), CONFIG)]), 'no classifier gives an answer'),
 ]
 
 @pytest.mark.parametrize('wrong, said', REFUSED)

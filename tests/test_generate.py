@@ -1,4 +1,4 @@
-"""What a notebook cell cannot show about generation: a process that is killed, files that are harmed, the command as a user types it."""
+"Generation where a notebook cell cannot follow: killed processes, damaged files, the command as a user types it."
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -35,7 +35,11 @@ def folder(pipe, tmp_path):
 
 def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
-def again(pipe, folder, **changed): return generate(pipe, PROMPT, 8, folder, **(dict(batch_size=4, num_inference_steps=4) | changed))
+FOUR = dict(batch_size=4, num_inference_steps=4)
+
+def again(pipe, folder, **changed): return generate(pipe, PROMPT, 8, folder, **FOUR | changed)
+
+def typed(**options): return [x for k, v in options.items() for x in (f'--{k}', v)]
 
 def command(*args): return [sys.executable, '-m', 'spurnb.cli', 'generate', *map(str, args)]
 
@@ -55,9 +59,10 @@ def kill_at(count, args, folder):
 
 @pytest.mark.skipif(os.name == 'nt', reason='SIGKILL')
 def test_killed_twice(pipe, tiny_folder, tmp_path):
-    "Nothing is half there after a kill, nothing that was there is drawn again, and the end is that of an undisturbed run."
+    "A kill leaves no half files, finished images stay, and the folder ends as that of an undisturbed run."
     out, n, steps = tmp_path/'out', 48, 40
-    args = [PROMPT, '--model', tiny_folder, '--out', out, '--n', n, '--batch_size', 4, '--num_inference_steps', steps, '--device', 'cpu']
+    how = dict(model=tiny_folder, out=out, n=n, batch_size=4, num_inference_steps=steps, device='cpu')
+    args = [PROMPT, *typed(**how)]
     before = {}
     for count in (5, 17):
         kill_at(count, args, out)
@@ -74,8 +79,10 @@ def test_killed_twice(pipe, tiny_folder, tmp_path):
 
 
 def test_command(tiny_folder, tmp_path):
-    args = [PROMPT, '--model', tiny_folder, '--out', tmp_path/'out', '--n', 3, '--num_inference_steps', 2, '--device', 'cpu', '--arm', 'prompted']
-    first = subprocess.run(command(*args), env=dict(ENV, TQDM_DISABLE='1'), capture_output=True, text=True, cwd=tmp_path)      # as in logs of a cluster
+    how = dict(model=tiny_folder, out=tmp_path/'out', n=3, num_inference_steps=2, device='cpu', arm='prompted')
+    quiet = dict(ENV, TQDM_DISABLE='1')      # as in logs of a cluster
+    args = command(PROMPT, *typed(**how))
+    first = subprocess.run(args, env=quiet, capture_output=True, text=True, cwd=tmp_path)
     assert first.returncode == 0 and '3 images generated, 0 were there' in first.stdout, first.stderr
     assert first.stdout.strip().endswith(str(tmp_path/'out'/'images.csv'))
     frame = read_manifest(tmp_path/'out')
@@ -97,15 +104,17 @@ def test_command_keeps_images_of_other_settings(tiny_folder, folder, capsys):
 
 
 def test_help_is_instant():
-    code = "import sys, spurnb.cli; heavy = {'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    heavy = {'torch', 'diffusers', 'transformers', 'matplotlib'}
+    code = f"import sys, spurnb.cli; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"
     subprocess.run([sys.executable, '-c', code], env=ENV, check=True)
     shown = subprocess.run(command('--help'), env=ENV, capture_output=True, text=True, check=True)
     assert '--generate.guidance_scale' in shown.stdout and 'denoising steps' in shown.stdout
 
 
 @pytest.mark.parametrize('wrong, said', [
-    (dict(n=0), 'n is 0'), (dict(num_inference_steps=-1), 'num_inference_steps is -1'), (dict(model='mni'), "give 'mini'"),
-    (dict(size=30), 'a multiple of 8'), (dict(prompt=''), 'say what to show'), (dict(arm='references'), 'holds real images'),
+    (dict(n=0), 'n is 0'), (dict(num_inference_steps=-1), 'num_inference_steps is -1'),
+    (dict(model='mni'), "give 'mini'"), (dict(size=30), 'a multiple of 8'), (dict(prompt=''), 'say what to show'),
+    (dict(arm='references'), 'holds real images'),
     (dict(dtype='float61'), "did you mean 'float16'"), (dict(dtype='float16'), 'needs a GPU'),
     (dict(guidance_scale=-3.), 'guidance_scale is -3'), (dict(num_inference_steps=1001), '1000 at most'),
     (dict(sampler='eular'), "did you mean 'euler'"), (dict(prompt='a {red|blue feeder'), '{wood|grass}')])
@@ -135,8 +144,9 @@ def test_generate_refuses(pipe, tmp_path, wrong, said):
     assert said in str(refused.value) and not (tmp_path/'out').exists()
 
 
-@pytest.mark.parametrize('wrong, said', [(dict(sampler='eular'), "did you mean 'euler'"), (dict(model='mni'), "give 'mini'"),
-                                         (dict(dtype='float61'), "did you mean 'float16'")])
+@pytest.mark.parametrize('wrong, said', [
+    (dict(sampler='eular'), "did you mean 'euler'"), (dict(model='mni'), "give 'mini'"),
+    (dict(dtype='float61'), "did you mean 'float16'")])
 def test_load_generator_refuses(tiny_folder, wrong, said):
     with pytest.raises(UserError) as refused: load_generator(**dict(model=str(tiny_folder), device='cpu') | wrong)
     assert said in str(refused.value)
@@ -153,20 +163,30 @@ def test_folder_without_pipeline(tmp_path):
 
 def cut(path): path.write_bytes(path.read_bytes()[:-100])
 def empty(path): path.write_bytes(b'')
-def flip(path): data = bytearray(path.read_bytes()); data[len(data)//2] ^= 4; path.write_bytes(data)
 def text(path): path.write_text('not an image')
-def edited(path): image, texts = load_png(path); image.putpixel((0, 0), (1, 2, 3)); save_png(path, image, **texts)
+def binary(path): path.write_bytes(b'\x00\xff\xfe' * 50)
 def lost(path): path.unlink()
+def half_a_line(path): path.write_text('file,sha256\n00000.png\n')
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data)//2] ^= 4
+    path.write_bytes(data)
+
+def edited(path):
+    image, texts = load_png(path)
+    image.putpixel((0, 0), (1, 2, 3))
+    save_png(path, image, **texts)
 
 @pytest.mark.parametrize('harm', [cut, empty, flip, text, edited, lost])
-def test_harmed_image_is_drawn_again(pipe, folder, harm):
+def test_harmed_image_is_generated_again(pipe, folder, harm):
     whole = contents(folder)
     harm(folder/'00005.png')
     assert again(pipe, folder).attrs == dict(kept=7, generated=1, retries=0)
     assert contents(folder) == whole
 
 
-@pytest.mark.parametrize('harm', [cut, empty, flip, text, lost, lambda p: p.write_bytes(b'\x00\xff\xfe' * 50), lambda p: p.write_text('file,sha256\n00000.png\n')])
+@pytest.mark.parametrize('harm', [cut, empty, flip, text, lost, binary, half_a_line])
 def test_harmed_manifest_costs_at_most_a_line(pipe, folder, harm):
     whole = contents(folder)
     harm(folder/'images.csv')
@@ -182,7 +202,9 @@ def test_image_and_manifest_both_harmed(pipe, folder):
     assert contents(folder) == whole
 
 
-@pytest.mark.parametrize('change', [dict(seed=1), dict(num_inference_steps=5), dict(guidance_scale=2.), dict(negative_prompt='grass'), dict(size=40), dict(arm='prompted'), dict(model_hash='other')])
+@pytest.mark.parametrize('change', [
+    dict(seed=1), dict(num_inference_steps=5), dict(guidance_scale=2.), dict(negative_prompt='grass'), dict(size=40),
+    dict(arm='prompted'), dict(model_hash='other')])
 def test_stale_images_are_redone(pipe, folder, change):
     old = contents(folder)
     assert again(pipe, folder, **change).attrs['generated'] == 8
@@ -216,7 +238,8 @@ def test_more_and_fewer(pipe, folder):
     whole = contents(folder)
     assert len(generate(pipe, PROMPT, 3, folder, batch_size=4, num_inference_steps=4)) == 3
     assert contents(folder) == whole and len(read_manifest(folder)) == 8
-    assert generate(pipe, PROMPT, 12, folder, batch_size=4, num_inference_steps=4).attrs == dict(kept=8, generated=4, retries=0)
+    more = generate(pipe, PROMPT, 12, folder, **FOUR)
+    assert more.attrs == dict(kept=8, generated=4, retries=0)
 
 
 def test_manifest_gives_back_what_was_written(pipe, tmp_path):
@@ -234,7 +257,8 @@ def test_foreign_picture_is_not_touched(pipe, tmp_path):
     assert contents(tmp_path) == mine
 
 
-@pytest.mark.parametrize('prompts', ['a photo of a {red|blue} feeder', ['a photo of a red feeder', 'a photo of a blue feeder']])
+@pytest.mark.parametrize('prompts', [
+    'a photo of a {red|blue} feeder', ['a photo of a red feeder', 'a photo of a blue feeder']])
 def test_prompt_variations_take_turns(pipe, folder, prompts):
     "Every other image has the prompt that it had before and is kept."
     frame = generate(pipe, prompts, 8, folder, batch_size=4, num_inference_steps=4)
@@ -249,7 +273,8 @@ def test_every_sampler_draws_its_own_image_alone_or_in_company(tiny_folder):
     drawn = {}
     for name in SAMPLERS:
         pipe = use_sampler(load_pipeline(tiny_folder, 'cpu'), name)
-        together, alone = sample_images(pipe, [1, 2, 3], PROMPT, num_inference_steps=6)[0], sample_images(pipe, [3], PROMPT, num_inference_steps=6)[0]
+        together, _ = sample_images(pipe, [1, 2, 3], PROMPT, num_inference_steps=6)
+        alone, _ = sample_images(pipe, [3], PROMPT, num_inference_steps=6)
         assert abs(np.asarray(together[2]).astype(int) - np.asarray(alone[0])).max() <= 1, name
         drawn[name] = together[0].tobytes()
     assert len(set(drawn.values())) >= len(SAMPLERS) - 1        # DDIM is Euler's method in other variables
@@ -262,7 +287,9 @@ def test_half_precision_is_a_setting(pipe, folder, tiny_folder):
 
 class Strict:
     "A pipeline whose safety checker refuses the first `times` tries at every image in `numbers`."
-    def __init__(self, pipe, times, numbers=None): self.pipe, self.times, self.numbers, self.tries = pipe, times, numbers, {}
+    def __init__(self, pipe, times, numbers=None):
+        self.pipe, self.times, self.numbers = pipe, times, numbers
+        self.tries = {}
     def __getattr__(self, name): return getattr(self.pipe, name)
     def __call__(self, *args, generator, **kwargs):
         from spurnb.generate import image_seed
@@ -271,7 +298,8 @@ class Strict:
         out = self.pipe(*args, generator=generator, **kwargs)
         for k, i in enumerate(number):
             self.tries[i] = self.tries.get(i, 0) + 1
-            if self.tries[i] <= self.times and (self.numbers is None or i in self.numbers): out.images[k] = Image.new('RGB', out.images[k].size)
+            refused = self.tries[i] <= self.times and (self.numbers is None or i in self.numbers)
+            if refused: out.images[k] = Image.new('RGB', out.images[k].size)
         return out
 
 
@@ -290,7 +318,7 @@ def test_always_black_is_an_error(pipe, tmp_path):
 
 
 def test_flagged_images_are_redrawn_even_when_they_are_not_black(tiny_folder, folder, tmp_path):
-    "Diffusers' own safety checker, where Stable Diffusion has it: what it flags never reaches the folder, and so no audit."
+    "Images that a safety checker flags never reach the folder, and so no audit."
     from transformers import CLIPImageProcessor
     checked, plain = load_pipeline(tiny_folder, 'cpu'), read_manifest(folder)
     limit = float(np.median([np.asarray(load_png(folder/f)[0]).mean() for f in plain.file]))
@@ -304,7 +332,9 @@ def test_flagged_images_are_redrawn_even_when_they_are_not_black(tiny_folder, fo
     assert len({*frame.seed} - {*plain.seed}) == (frame.retries > 0).sum()
 
 
-def told(tiny_folder, out, batch=4): return list(map(str, [PROMPT, '--model', tiny_folder, '--out', out, '--n', 22, '--batch_size', batch, '--num_inference_steps', 40, '--device', 'cpu']))
+def told(tiny_folder, out, batch=4):
+    how = dict(model=tiny_folder, out=out, n=22, batch_size=batch, num_inference_steps=40, device='cpu')
+    return list(map(str, [PROMPT, *typed(**how)]))
 
 
 @pytest.fixture(scope='module')
@@ -316,8 +346,10 @@ def by_one(tiny_folder, tmp_path_factory):
 
 
 def by_two(tiny_folder, out, batch=4):
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', '--', 'spurnb.cli', 'generate'] # without the two dashes torchrun takes --n for its own
-    return subprocess.Popen([*launch, *told(tiny_folder, out, batch)], env=dict(ENV, ACCELERATE_USE_CPU='true'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', '--',
+              'spurnb.cli', 'generate'] # without the two dashes torchrun takes --n for its own
+    env, pipes = dict(ENV, ACCELERATE_USE_CPU='true'), dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen([*launch, *told(tiny_folder, out, batch)], env=env, text=True, **pipes)
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='gloo')
@@ -362,8 +394,8 @@ def test_two_processes_killed_in_the_middle(tiny_folder, by_one, tmp_path):
 
 
 def exported(tiny_folder, tmp_path, capsys, **kwargs):
-    spurnb_generate([PROMPT, '--out', tmp_path/'images', '--model', tiny_folder, '--n', 3, '--num_inference_steps', 2,
-                     '--device', 'cpu', '--export', tmp_path/'set', *(x for k, v in kwargs.items() for x in (f'--{k}', v))])
+    how = dict(out=tmp_path/'images', model=tiny_folder, n=3, num_inference_steps=2, device='cpu')
+    spurnb_generate([PROMPT, *typed(**how, export=tmp_path/'set', **kwargs)])
     assert f'data set: {tmp_path/"set"}' in capsys.readouterr().out
     return tmp_path/'set'
 
@@ -379,15 +411,18 @@ def test_export(tiny_folder, tmp_path, capsys):
     exported(tiny_folder, tmp_path, capsys, arm='prompted')     # an export may replace an export
     (tmp_path/'set'/'README.md').write_text('my notes')
     with pytest.raises(SystemExit) as left: exported(tiny_folder, tmp_path, capsys, arm='prompted')
-    assert left.value.code == 2 and 'not an export of spurnb' in capsys.readouterr().err and (out/'README.md').read_text() == 'my notes'
+    assert left.value.code == 2 and 'not an export of spurnb' in capsys.readouterr().err
+    assert (out/'README.md').read_text() == 'my notes'
 
 
 def test_export_with_references_and_class(folder, tmp_path):
     refs = tmp_path/'refs'
     save_png(refs/'000.png', Image.new('RGB', (8, 8), 'red'))
-    out = export_images({'untuned': (read_manifest(folder), folder)}, tmp_path/'set', target='hummingbird', references=refs)
+    arms = {'untuned': (read_manifest(folder), folder)}
+    out = export_images(arms, tmp_path/'set', target='hummingbird', references=refs)
     lines = [json.loads(l) for l in (out/'metadata.jsonl').read_text().splitlines()]
-    assert len(lines) == 9 and lines[-1] == {'file_name': 'references/000.png', 'arm': 'references', 'class': 'hummingbird'} and {l['class'] for l in lines} == {'hummingbird'}
+    assert len(lines) == 9 and {l['class'] for l in lines} == {'hummingbird'}
+    assert lines[-1] == {'file_name': 'references/000.png', 'arm': 'references', 'class': 'hummingbird'}
     assert (out/'references'/'000.png').exists() and 'are included' in (out/'README.md').read_text()
 
 
@@ -397,7 +432,8 @@ def test_datasets_loads_an_export(folder, tmp_path):
     found = load_dataset('imagefolder', data_dir=str(out), split='train', cache_dir=str(tmp_path/'cache'))
     assert sorted(found['seed']) == sorted(read_manifest(folder).seed) and set(found['class']) == {'hummingbird'}
     row = found[0]
-    assert row['image'].convert('RGB').tobytes() in {load_png(folder/f)[0].tobytes() for f in read_manifest(folder).file} and row['prompt'] == PROMPT
+    originals = {load_png(folder/f)[0].tobytes() for f in read_manifest(folder).file}
+    assert row['image'].convert('RGB').tobytes() in originals and row['prompt'] == PROMPT
 
 
 @pytest.fixture(scope='module')
@@ -446,8 +482,13 @@ def test_a_guide_steers_every_kind_of_answer(tiny_folder, sfsl, kind):
     from spurnb.core import to_tensor
     from spurnb.draw.guided import Guide
     from spurnb.draw.samplers import sample_images, use_sampler
-    pipe, how = load_pipeline(tiny_folder, 'cpu'), dict(num_inference_steps=4, guidance_scale=1.) if kind == 'plain words' else dict(num_inference_steps=4)
+    pipe, how = load_pipeline(tiny_folder, 'cpu'), dict(num_inference_steps=4)
+    if kind == 'plain words': how['guidance_scale'] = 1.
     if kind == 'euler': use_sampler(pipe, 'euler')
-    elif kind != 'plain words': pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
-    with torch.no_grad(): plain, steered = (sfsl.g(to_tensor(sample_images(pipe, range(4), PROMPT, guide=g, **how)[0])).mean() for g in (None, Guide(sfsl, .3)))
+    elif kind != 'plain words':
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
+    def alpha(guide):
+        images, _ = sample_images(pipe, range(4), PROMPT, guide=guide, **how)
+        with torch.no_grad(): return sfsl.g(to_tensor(images)).mean()
+    plain, steered = alpha(None), alpha(Guide(sfsl, .3))
     assert steered > plain
