@@ -65,7 +65,7 @@ def preflight(
     settings, # `RunSettings`
     device, # where it would run
 ): # names of the judges, dict(name: why it is left out)
-    "Check what can be checked before anything is made."
+    "Check judges, class and memory before anything is made."
     from spurnb.audit.zoo import load_judges, mini_judges
     from spurnb.report.tables import check_formats
     s = settings
@@ -198,7 +198,7 @@ def run(
     settings:RunSettings|None=None, # all choices; None: the preset `mini`
     fresh:bool=False, # remove what an earlier run left in the folder
     only:tuple|None=None, # arms to generate; None: all
-    pictures:bool=True, # also make figures and the report
+    figures:bool=True, # also make figures and the report
 )->dict: # the metrics, as in `metrics.json`
     "Run the whole job, and resume where an earlier call stopped."
     check_torch()
@@ -211,14 +211,14 @@ def run(
     from spurnb.run.memory import shapes_of
     out, encoder = open_folder(s, fresh), load_encoder(s.encoder, device, trust=s.trust)
     material = mini_material(s) if s.mini else photo_material(s, out, encoder, shapes_of(s.generator).side, device)
-    pca, chosen = describe_feature(s, out, material, encoder, pictures)
+    pca, chosen = describe_feature(s, out, material, encoder, figures)
     sfsl = SFSL.from_settings(s.sfsl, pca, chosen['chosen'], material.references.images)
     images = generate_arms(s, out, material, sfsl, device, only)
     metrics, scores = _audit(s, out, material, encoder, pca, images, names, device)
     metrics |= dict(left_out=missing | metrics['left_out'], separation=chosen['separation'])
     write_json(out/'metrics.json', metrics)
     with atomic(out/'scores.csv') as tmp: scores.assign(**alpha_columns(pca, chosen, images)).to_csv(tmp, index=False)
-    if pictures: _write_page(out, images, s.audit.tables)
+    if figures: _write_page(out, images, s.audit.tables)
     return metrics
 
 def _write_page(out, images, formats): # figures, tables and report

@@ -6,8 +6,8 @@ import pytest
 from spurnb.lab.claim import choose_setting, claim_record, load_study
 from spurnb.core import read_json
 from spurnb.data import mini_record, mini_root
-from spurnb.run.settings import PRESETS, change
-from spurnb.lab.study import DEVELOPMENT, HELD_OUT, LOSS, world_hash
+from spurnb.run.settings import PRESETS, RunSettings, change
+from spurnb.lab.study import DEVELOPMENT, HELD_OUT, LOSS, point_key, study_jobs, world_hash
 
 known = pytest.mark.skipif(not (mini_root()/'study.json').exists(), reason='there is no study of these weights')
 
@@ -33,6 +33,17 @@ def test_the_defaults_are_those_that_the_study_chose():
     assert choose_setting(study['baseline'][()], 'dreambooth')[0] == chosen
     best = LOSS[choose_setting(study['loss'][()], 'sfsl')[0]]
     assert change(default, best) == default
+
+
+@known
+def test_the_points_are_about_todays_settings():
+    "So a study that starts from the shipped points repeats none of them."
+    points = read_json(mini_root()/'study.json')['points']
+    for job in (j for j in study_jobs() if not j.world):
+        found = points[job.part][f'{job.target}/{job.seed}']
+        for name, changes in job.points.items():
+            settings = change(RunSettings(target=job.target, seed=job.seed), changes)
+            assert found[name]['key'] == point_key(settings), f'{job.name}: {name}'
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='signals differ')

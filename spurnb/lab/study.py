@@ -237,7 +237,7 @@ def run_job(
         for name, changes in job.points.items():
             settings = change(replace(base, target=job.target, seed=job.seed, out=str(folder)), changes)
             if found.get(name, {}).get('key') == (key := point_key(settings)): continue
-            metrics = run(settings, only=job.only, pictures=False)
+            metrics = run(settings, only=job.only, figures=False)
             record = point_record(metrics, _votes(folder), _encoder_says(folder, metrics))
             if job.part == 'claim': record['repair'] = repair_gains(folder, settings)
             if job.world: record['world'] = mini_record()['measured']

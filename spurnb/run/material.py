@@ -65,9 +65,9 @@ def photo_sources(settings): # -> images of the feature, source in words, `Spuri
     return found.images, found.source, data
 
 # %% ../../nbs/run/material.ipynb #4a6c062f
-def _squares(pictures, side): # FolderImages -> tensor (n, 3, side, side)
+def _squares(images, side): # FolderImages -> tensor (n, 3, side, side)
     import torch
-    return torch.cat(list(pictures.split(16, side)))
+    return torch.cat(list(images.split(16, side)))
 
 def _other_features(settings, data, n): # images of the archive's other features
     import torch
@@ -77,7 +77,7 @@ def _other_features(settings, data, n): # images of the archive's other features
     order = torch.randperm(len(files), generator=generator(settings.seed, 'other features')).tolist()
     return FolderImages([files[i] for i in order[:n]])
 
-def _others(settings, data, n): # images of neither feature nor class, and what they are
+def _others(settings, data, n): # images of neither feature nor class, and a name for them
     import torch
     from spurnb.photos.folders import FolderImages, read_folder
     from spurnb.photos.imagenet import imagenet_other_images
@@ -97,8 +97,8 @@ def _others(settings, data, n): # images of neither feature nor class, and what 
 def _by_alpha(settings, out, encoder, target, images, others): # images of the feature -> a number for each
     from spurnb.features import choose_components, in_batches
     c = settings.components
-    def score(pictures):
-        x = _squares(pictures, encoder.size)
+    def score(feature_images):
+        x = _squares(feature_images, encoder.size)
         pca = fitted_pca(out/'pca.safetensors', encoder, target, images, None, settings.class_images)
         chosen = list(c.chosen) or choose_components(pca, x, images, others, n=c.n_components)['chosen']
         return in_batches(pca.alpha, x, encoder.weight.device)[:, chosen].sum(1).tolist()
@@ -106,9 +106,9 @@ def _by_alpha(settings, out, encoder, target, images, others): # images of the f
 
 def _by_votes(selectors, target, device): # images of the feature -> how many selectors each fools
     from spurnb.audit.zoo import load_judges
-    def votes(pictures):
+    def votes(feature_images):
         judges = load_judges(selectors, device)[0]
-        return sum((j.logits(pictures).argmax(1) == target.index).int() for j in judges).tolist()
+        return sum((j.logits(feature_images).argmax(1) == target.index).int() for j in judges).tolist()
     return votes
 
 def _selection(settings, out, encoder, target, images, others, device): # how references are chosen
@@ -129,7 +129,7 @@ def photo_material(
     from spurnb.photos.imagenet import imagenet_class_images
     from spurnb.photos.spurious_imagenet import feature_references
     s, c, r, target = settings, settings.components, settings.references, photo_target(settings)
-    pictures, source, data = photo_sources(s)
+    feature_images, source, data = photo_sources(s)
     spare, what = _others(s, data, c.n_other_images + s.generate.n)
     others = _squares(spare[:c.n_other_images], encoder.size) if len(spare) else None
     images = positives = None
@@ -138,7 +138,7 @@ def photo_material(
         images = _squares(found, encoder.size)
     how = _selection(s, out, encoder, target, images, images if others is None else others, device)
     how |= dict(n=r.n, held_out=r.held_out, seed=s.seed, files=r.files)
-    references = feature_references(pictures, side, source, **how)
+    references = feature_references(feature_images, side, source, **how)
     if s.validation_images: positives = imagenet_class_images(s.validation_images, target.index, None, 'val', s.seed)
     null = dict(other_context=_squares(spare[c.n_other_images:], side)) if len(spare) > c.n_other_images else {}
     notes = dict(seen_from=f'{0 if others is None else len(others)} images: {what}', references=references.names)
@@ -212,7 +212,7 @@ def describe_feature(
     out, # the run's folder
     material, # `Material`
     encoder, # an `Encoder`
-    pictures=True, # also make the components' figure
+    figures=True, # also make the components' figure
 ): # -> NeuralPCA, outcome of the rule (dict)
     "Find the feature's components, and write references, PCA and components to the run's folder."
     _save_references(material.references, out)
@@ -220,7 +220,7 @@ def describe_feature(
     pca = fitted_pca(out/'pca.safetensors', encoder, material.target, *classes, settings.class_images)
     chosen = _chosen(settings, pca, material) | material.notes
     write_json(out/'components.json', chosen)
-    if not pictures: return pca, chosen
+    if not figures: return pca, chosen
     from spurnb.components.pictures import component_figure
     shown = material.others if material.class_images is None else material.class_images
     rows = chosen['chosen'] + [l for l in range(3) if l not in chosen['chosen']][:2]
