@@ -208,7 +208,7 @@ guidance_scale and the hash of the weights. Load it with `datasets.load_dataset(
 - The generator's license: {{ license.words }}; {{ license.terms }}.
 - Weights that were fine-tuned on references keep traces of them: if those were photos of OpenImages, credit
   their authors (CC BY); if they came from ImageNet, the images are for research only.
-- {{ 'Reference' if references else 'No reference' }} images are included{{ ', under their own licenses' if references else '' }}.
+- {{ 'Reference images are included, under their own licenses' if references else 'No reference images' }}.
 """
 
 # %% ../../nbs/draw/publish.ipynb #b1396590

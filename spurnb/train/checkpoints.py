@@ -20,7 +20,7 @@ log = logging.getLogger('spurnb')
 
 @contextmanager
 def _room(what, folder, then=''):
-    "Turn errors of writing into one sentence."
+    "Turn errors of writing into a `UserError`."
     from safetensors import SafetensorError
     try: yield
     except (OSError, SafetensorError) as e:
@@ -80,7 +80,7 @@ def _absent(folder):
     return {k: None for k, v in read_json(index).items() if v == [None, None]} if index.is_file() else {}
 
 def _from_pretrained(source, dtype, local):
-    "Load a pipeline, with one sentence for whatever goes wrong."
+    "Load a pipeline, and turn its many errors into a `UserError`."
     import diffusers, torch
     from packaging.version import Version
     key = 'dtype' if Version(diffusers.__version__) >= Version('0.40') else 'torch_dtype'

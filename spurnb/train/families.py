@@ -115,7 +115,8 @@ def predict(
     if family.name == 'sd3':
         return network(hidden_states=noisy, timestep=t, encoder_hidden_states=embeds, pooled_projections=summary).sample
     if summary is None: return network(noisy, t, embeds).sample
-    sizes = torch.tensor([[side, side, 0, 0, side, side]], device=noisy.device, dtype=embeds.dtype) # original, crop, target
+    # sizes of original and target, and the crop's corner
+    sizes = torch.tensor([[side, side, 0, 0, side, side]], device=noisy.device, dtype=embeds.dtype)
     more = dict(text_embeds=summary, time_ids=sizes.expand(len(noisy), -1))
     return network(noisy, t, embeds, added_cond_kwargs=more).sample
 

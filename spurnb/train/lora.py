@@ -109,7 +109,8 @@ def restore_lora(
         own = {k.removeprefix(f'{name}.'): v for k, v in state.items() if k.startswith(f'{name}.')}
         if own: set_peft_model_state_dict(part, convert_all_state_dict_to_peft(own))
         elif getattr(part, 'peft_config', None):
-            raise UserError(f'{str(folder)!r} has no adapters for the {name}; were they trained on another kind of model?')
+            raise UserError(f'{str(folder)!r} has no adapters for the {name}; were they trained on another kind '
+                            'of model?')
 
 # %% ../../nbs/train/lora.ipynb #21fb76c0
 def _parts_in(pipe, source):
@@ -133,4 +134,5 @@ def load_lora(
         pipe.load_lora_weights(**source)
     except (OSError, ValueError, RuntimeError) as e:
         why = str(e).strip().splitlines()[0][:200]
-        raise UserError(f'cannot load LoRA weights from {str(name)!r} ({why}); were they made for this model?') from None
+        raise UserError(f'cannot load LoRA weights from {str(name)!r} ({why}); were they made for this '
+                        'model?') from None

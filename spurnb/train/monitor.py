@@ -21,7 +21,7 @@ from ..prediction import decode_latents
 # %% ../../nbs/train/monitor.ipynb #a9714593
 @dataclass
 class Monitor:
-    "What is recorded while a model trains."
+    "The choices of monitoring: validation images, their probe, and trackers."
     validation_steps:int = 0 # steps between two sets of validation images; 0: none
     num_validation_images:int = 4 # images in a set
     validation_prompt:str = '' # '' is the instance prompt
@@ -141,7 +141,7 @@ def make_monitor(
 # %% ../../nbs/train/monitor.ipynb #e3ad21fd
 def trainer_flops(
     trainer, # a `Trainer`
-)->int: # a multiplication and an addition count as two
+)->int: # two for a multiplication with an addition
     "Count the floating-point operations of one step over all processes, without the optimizer's."
     from torch.utils.flop_counter import FlopCounterMode
     used = trainer.network, trainer.encoders
