@@ -116,7 +116,7 @@ _cannot_write = {getattr(errno, e, None) for e in (
 def cli_errors(
     func, # the function behind a command
 ): # `func` with the same signature, which exits instead of showing a traceback
-    "Turn errors that a user can cause into one line on stderr and exit code 2, or 130 for Ctrl-C."
+    "Turn errors that a user can cause into one line on stderr and exit code 2 (130: Ctrl-C, 141: a closed pipe)."
     def leave(message, code):
         print(f'{func.__name__}: {message}', file=sys.stderr)
         raise SystemExit(code)
@@ -125,10 +125,14 @@ def cli_errors(
     def command(*args, **kwargs):
         try:
             result = func(*args, **kwargs)
+            sys.stdout.flush()
         except UserError as e:
             leave(e, 2)
         except KeyboardInterrupt:
             leave('stopped; finished work is kept, and the same command resumes it', 130)
+        except BrokenPipeError: # the reader has left, as after `| head`; finished work is on disk
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
         except OSError as e:
             if e.errno not in _cannot_write: raise
             where = str(e.filename or 'the output folder')

@@ -331,3 +331,13 @@ def test_a_png_saved_twice_has_the_same_bytes_and_half_of_it_is_recognized(tmp_p
 def test_short_work_has_no_progress_bar():
     with contextlib.redirect_stderr(io.StringIO()) as err: assert list(core.track('abc', 'reading')) == ['a', 'b', 'c']
     assert err.getvalue() == ''
+
+
+def test_a_closed_pipe_is_no_traceback():
+    "`command | head` ends with 128 + SIGPIPE and says nothing."
+    code = "from spurnb.core import cli_errors\ncli_errors(lambda: print('x\\n'*100000))()"
+    with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+        p.stdout.readline()
+        p.stdout.close()
+        said = p.stderr.read()
+    assert (p.returncode, said) == (141, b'')
