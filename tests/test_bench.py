@@ -27,7 +27,7 @@ def test_the_ways_minimize_the_same():
     assert found['plain'] == pytest.approx(found['cached'], rel=1e-4)
     assert found['naive'] == pytest.approx(found['exact'], rel=1e-4)
     assert found['checkpointed'] == pytest.approx(found['exact'], rel=1e-4)
-    assert found['exact'] >= found['cached']
+    assert found['exact'] > found['cached'] + 1e-3
 
 
 @pytest.mark.parametrize('options, said', [
