@@ -607,7 +607,7 @@ def test_a_model_against_the_features(world, tmp_path):
         means.ap['original', JUDGES[0]] != means.ap['model', JUDGES[0]]
     )  # resized whole, or cut to the middle
     assert all(
-        line in r.stdout for line in ('robust ResNet-50  57.4', 'mean spurious score', 'original', 'model')
+        line in r.stdout for line in ('robust ResNet-50  57.4', 'mean over the features', 'original', 'model')
     )
 
 
