@@ -407,7 +407,7 @@ def test_export(tiny_folder, tmp_path, capsys):
     assert [(l['arm'], l['prompt'], l['seed']) for l in lines] == [('prompted', PROMPT, s) for s in manifest.seed]
     for l, digest in zip(lines, manifest.sha256): assert sha256(out/l['file_name']) == digest
     card = (out/'README.md').read_text()
-    assert 'not known to spurnb' in card and 'No reference images are included' in card
+    assert 'license: unknown' in card and 'No reference images' in card
     assert str(tmp_path) not in card
     exported(tiny_folder, tmp_path, capsys, arm='prompted')     # an export may replace an export
     (tmp_path/'set'/'README.md').write_text('my notes')
