@@ -99,7 +99,7 @@ def mini_references(
     apart = images[:0]
     if held_out: apart = to_tensor(draw_scenes(reference_scenes(target, held_out, 1_000_003 + seed)))
     names = [f'{target} reference {i}' for i in range(n)]
-    return References(images, apart, names, f'mini world, seed {seed}')
+    return References(images, apart, names, f'embedded world, seed {seed}')
 
 def mini_class_images(
     target:str, # a class of the embedded world
@@ -136,10 +136,10 @@ def _checked(root, name):
     parts = [f for f in files if f == name or f.startswith(name.rstrip('/')+'/')]
     if not parts:
         known = {f if f.startswith(('judges', 'meters')) else f.split('/')[0] for f in files}
-        pick(name, sorted(known), 'file of the mini world')
+        pick(name, sorted(known), 'file of the embedded world')
     for f in parts:
         path = Path(root)/f
-        if not path.exists(): raise UserError(f'the mini world misses {str(path)!r}; install spurnb again.')
+        if not path.exists(): raise UserError(f'the embedded world misses {str(path)!r}; install spurnb again.')
         if sha256(path) != files[f]:
             raise UserError(f'{str(path)!r} is damaged: its SHA-256 is not the one in record.json; '
                             'install spurnb again.')

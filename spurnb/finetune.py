@@ -138,7 +138,7 @@ def finetune(
 
 # %% ../nbs/06_finetune.ipynb #9dae28d7
 def _sfsl(target, references, pca, encoder, components, settings, device):
-    "Return the similarity loss, from a saved PCA or from the mini world's class images."
+    "Return the similarity loss, from a saved PCA or from the embedded world's class images."
     from spurnb.data import mini_class_images, mini_null_images, mini_target
     from spurnb.encoders import load_encoder
     from spurnb.features import NeuralPCA, choose_components
@@ -176,7 +176,7 @@ class Finetuned:
 
 # %% ../nbs/06_finetune.ipynb #e17target
 def finetune_target(
-    target:str='fireboat', # class of the mini world whose spurious feature is learned
+    target:str='fireboat', # class of the embedded world whose spurious feature is learned
     references:str='', # folder of your own reference images
     model:str='mini', # model to fine-tune: mini, a diffusers folder, or owner/name on the hub
     encoder:str='mini', # the classifier behind the similarity loss

@@ -80,7 +80,7 @@ def test_one_person_agrees_with_nobody(file):
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     "A folder with one notebook, and the address where JupyterLab shows it."
-    if not (mini_root()/'record.json').exists(): pytest.skip("the mini world's weights are not there")
+    if not (mini_root()/'record.json').exists(): pytest.skip("the embedded world's weights are not there")
     folder = tmp_path_factory.mktemp('lab')
     with jupyterlab(folder, CODE) as url: yield folder, url
 

@@ -1,4 +1,4 @@
-"Making and checking the mini world: refusals, before any model is trained."
+"Making and checking the embedded world: refusals, before any model is trained."
 import shutil
 
 import pytest

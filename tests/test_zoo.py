@@ -11,7 +11,7 @@ from spurnb.core import UserError, save_png
 from spurnb.data import mini_root
 from spurnb.world.scenes import CLASSES, reference_scenes
 
-weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="the mini world's weights are missing")
+weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="the embedded world's weights are missing")
 root = str(Path(__file__).resolve().parents[1])
 
 
@@ -119,7 +119,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 def save_timm(folder):
-    "Save one of the mini world's judges in timm's format."
+    "Save one of the embedded world's judges in timm's format."
     import timm
     timm.models.save_for_hf(load_judge('test_resnet').model, str(folder), safe_serialization=True,
                             model_config=dict(label_names=list(CLASSES)))
@@ -127,7 +127,7 @@ def save_timm(folder):
 
 @pytest.fixture
 def hub(tmp_path):
-    "A local hub with a timm and a transformers classifier of the mini world; -> environment for it."
+    "A local hub with a timm and a transformers classifier of the embedded world; -> environment for it."
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
     folder = tmp_path/'hub'
     save_timm(folder/'me'/'timm')

@@ -1,4 +1,4 @@
-"""The study that lies beside the mini world's weights: `study.json`, and the claim in `record.json`.
+"""The study that lies beside the embedded world's weights: `study.json`, and the claim in `record.json`.
 
 python tools/claim.py runs/study           put a study there, finished or not
 python tools/claim.py --open runs/study    write its points to a folder, from which the study resumes

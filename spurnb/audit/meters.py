@@ -25,7 +25,7 @@ from ..world.scenes import (CONTEXT_NAMES, OBJECT_NAMES, VARIANTS, class_scenes,
 # %% ../../nbs/audit/meters.ipynb #8e1cb73d
 @dataclass
 class Meters:
-    "The mini world's truth meters, which predict the true content of images."
+    "The embedded world's truth meters, which predict the true content of images."
     object:Encoder   # images to logits (n, 7), in the order of `OBJECT_NAMES`
     context:Encoder  # images to logits (n, 25), in the order of `CONTEXT_NAMES`
     columns = ('p_object', 'p_any_object', 'p_feature', 'p_context') # of `presence`
@@ -85,7 +85,7 @@ def _probabilities(meters, target, n, seed): # of object, feature, context: (whe
 
 @patch
 def calibrate(self:Meters,
-    target:str, # a class of the mini world
+    target:str, # a class of the embedded world
     n:int=100, # scenes of each kind, once to choose thresholds and once more to measure them
     seed:int=70_001, # of the scenes; the second set takes the next one
     folder=None, # cache the result here

@@ -63,7 +63,7 @@ class SceneComposer(Explorable):
     "Compose a scene and see every classifier's answer: `SceneComposer()` as the last line of a cell."
     def __init__(self,
         scene:"Scene|None"=None, # to start with; a red feeder on grass by default
-        judges=None, # names or `Judge`s that know the mini world's classes; all of its own by default
+        judges=None, # names or `Judge`s that know the embedded world's classes; all of its own by default
     ):
         self.scene = scene or Scene(None, 'feeder', 'red', 'grass', 3)
         self.judges = [load_judge(j) if isinstance(j, str) else j for j in judges or mini_judges()]

@@ -205,7 +205,7 @@ def rank_components(
 # %% ../../nbs/components/pictures.ipynb #be3ef474
 def true_effect(
     pca:NeuralPCA, # with its encoder
-    target:str, # the class in the mini world
+    target:str, # the class in the embedded world
     n:int=64, # scenes
     seed:int=1, # of the scenes
 ): # (L,) in logit units
@@ -217,7 +217,7 @@ def true_effect(
 
 # %% ../../nbs/components/pictures.ipynb #7cd25331
 def ranking_record(
-    encoder:Encoder, # one that knows the mini world's classes
+    encoder:Encoder, # one that knows the embedded world's classes
     targets=CLASSES, # classes to try
     images:int=150, # class images
     n:int=8, # references of each class; the other classes' are the others
@@ -243,7 +243,7 @@ def ranking_record(
 
 # %% ../../nbs/components/pictures.ipynb #79fb3b56
 def rule_record(
-    encoder:Encoder, # the mini world's
+    encoder:Encoder, # the embedded world's
     targets=CLASSES, # classes to try
     seeds=range(5), # draws of references
     n:int=8, # references in a draw

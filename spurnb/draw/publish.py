@@ -29,13 +29,13 @@ LICENSES = { # part of a model's name -> its license
     'stable-diffusion-2': License('openrail++', 'CreativeML Open RAIL++-M', _TRAVEL),
     'stable-diffusion-xl': License('openrail++', 'CreativeML Open RAIL++-M', _TRAVEL),
     'stable-diffusion-3': License('other', 'Stability AI Community License', 'read it before commercial use'),
-    'mini world': License('apache-2.0', 'Apache 2.0, as spurnb', 'its training images were drawn by code')}
+    'embedded world': License('apache-2.0', 'Apache 2.0, as spurnb', 'its training images were drawn by code')}
 
 def license_of(
     name:str, # of a model: 'mini', a folder, or 'owner/name' on the hub
 )->License:
     "Return the license of a model, as far as its name tells."
-    name = 'mini world' if str(name) == 'mini' else str(name)
+    name = 'embedded world' if str(name) == 'mini' else str(name)
     return next((license for part, license in LICENSES.items() if part in name), License())
 
 # %% ../../nbs/draw/publish.ipynb #9e3base
@@ -45,7 +45,7 @@ def base_model(
     "Return what a pipeline was made from, without its path."
     name = str(getattr(pipe, 'name_or_path', None) or 'an unnamed pipeline')
     on_hub = name.count('/') == 1 and not Path(name).exists()
-    if name == str(mini_file('generator')): name = "spurnb's mini world"
+    if name == str(mini_file('generator')): name = "spurnb's embedded world"
     elif not on_hub: name = Path(name).name
     return name, on_hub, license_of(name)
 

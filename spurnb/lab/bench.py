@@ -110,7 +110,7 @@ def audit_cold(home): # -> spurious rate of each judge
     return audit_again(home)
 
 def bench_audit(n:int=1000, repeats:int=3)->list: # one dict per way
-    "An audit of n images by the mini world's judges on the CPU, with nothing on file and with everything."
+    "An audit of n images by the embedded world's judges on the CPU, with nothing on file and with everything."
     return [dict(way=way, n=n, **measured('bench_album', work, dict(n=2), dict(n=positive(n, 'n'), asked=way == 'again'), repeats)) for way, work in (('cold', 'audit_cold'), ('again', 'audit_again'))]
 
 def audit_lines(rows)->list: # lines to print
@@ -119,7 +119,7 @@ def audit_lines(rows)->list: # lines to print
 
 # %% ../../nbs/lab/bench.ipynb #b8834b83
 def bench_judges(n:int=1000, repeats:int=3)->list: # one dict per judge
-    "Images a second of each of the mini world's judges on the CPU, and of a plain loop over timm's data loader."
+    "Images a second of each of the embedded world's judges on the CPU, and of a plain loop over timm's data loader."
     from spurnb.audit.zoo import judge_speed, load_judge, mini_judges
     cap_threads()
     with bench_album(positive(n, 'n')) as home: return [dict(judge=name, **judge_speed(load_judge(name), Path(home)/'images', repeats)) for name in mini_judges()]

@@ -21,7 +21,7 @@ from ..world.scenes import (CLASSES, CONTEXT_NAMES, OBJECT_NAMES, classifier_sce
 # %% ../../nbs/lab/fit.ipynb #d46bef65
 @dataclass
 class WorldSettings:
-    "How long the mini world's models are trained; the record of the shipped weights has theirs."
+    "How long the embedded world's models are trained; the record of the shipped weights has theirs."
     scenes:int = 40_000         # drawn for VAE and generator (and as many for classifiers and meters)
     vae_steps:int = 3000        # batches of 32 crops of 32 x 32 px
     tiny_steps:int = 1500       # batches of 16, distilled from the VAE

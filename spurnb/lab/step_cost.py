@@ -81,7 +81,7 @@ def one_step(
 
 # %% ../../nbs/lab/step_cost.ipynb #db88fbe6
 def _sd15_pipeline(unet, vae, text):
-    "Return a pipeline of Stable Diffusion 1.5 with the mini world's tokenizer: any words will do."
+    "Return a pipeline of Stable Diffusion 1.5 with the embedded world's tokenizer: any words will do."
     from diffusers import DDPMScheduler, StableDiffusionPipeline
     from transformers import CLIPTokenizer
     from spurnb.data import mini_file
@@ -132,7 +132,7 @@ def count_flops(work)->int: # a function without arguments
     return counter.get_total_flops()
 
 def part_flops(
-    pipe, # of `sd15_models`, or of the mini world
+    pipe, # of `sd15_models`, or of the embedded world
     encoder, # the same
     tiny, # the same
     side:int, # of the images in pixels
@@ -198,7 +198,7 @@ def counted(
 def step_material(
     preset:str='mini', # 'mini', or 'sd15' with random weights
     n:int=4, # references in a step, and as many prior images
-    side:int=512, # of the images in pixels; the mini world's have 64
+    side:int=512, # of the images in pixels; the embedded world's have 64
     device:str|None=None, # as for `get_device`
     **settings, # more of `TrainSettings`
 )->tuple: # Trainer, images (2n, 3, side, side), dict way -> `SFSL`
