@@ -1,4 +1,6 @@
-"Fine-tuning as processes see it: killed, interrupted, damaged, and two at a time. The file is also the worker that is killed."
+"""Fine-tuning as processes see it: killed, interrupted, damaged, and two at a time.
+
+The file is also the worker that is killed."""
 import json, logging, os, random, signal, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace as Named

@@ -10,7 +10,8 @@ from spurnb.core import UserError, save_png
 from spurnb.data import mini_root
 from spurnb.world.scenes import reference_scenes
 
-weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="the embedded world's weights are not there")
+weights = pytest.mark.skipif(
+    not (mini_root()/'record.json').exists(), reason="the embedded world's weights are not there")
 
 
 def audit(*args):

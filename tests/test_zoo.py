@@ -11,7 +11,8 @@ from spurnb.core import UserError, save_png
 from spurnb.data import mini_root
 from spurnb.world.scenes import CLASSES, reference_scenes
 
-weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="the embedded world's weights are missing")
+weights = pytest.mark.skipif(
+    not (mini_root()/'record.json').exists(), reason="the embedded world's weights are missing")
 root = str(Path(__file__).resolve().parents[1])
 
 
