@@ -99,7 +99,7 @@ def _plain(said): # tyro's help with plain titles, without rules and empty defau
 # %% ../nbs/cli.ipynb #159d6574
 _NUMBER = r"Error parsing (--\S+): (?:no type matching \S*|.*?)\b(int|float|INT|FLOAT)\b.*?'(.*?)'"
 
-def _mistake(said): # one sentence from one of tyro's boxes
+def _mistake(said): # a sentence from the text of tyro's box
     what = ' '.join(takewhile(lambda l: not l.startswith('--'), map(str.strip, list(_lines(said))[2:]))).strip()
     if m := re.match(_NUMBER, what):
         return f'{m[1]} is {m[3]!r}; give a {"whole " if m[2].lower() == "int" else ""}number.'
@@ -168,14 +168,14 @@ def _expected(settings): # lines: what a run of photographs needs
     check_room(found, settings, device)
     return needs_text(found, *run_speed(device, settings.train.dtype))
 
-def _several(settings, targets, seeds, fresh, shard): # several runs, and what is printed of them
+def _several(settings, targets, seeds, fresh, shard): # run several seeds and classes, and print their summary
     from spurnb.lab.claim import summary_text
     from spurnb.pipeline import run_all
     out = Path(settings.out or Path('runs')/('all' if len(targets) > 1 else settings.target.replace(' ', '_')))
     if summary := run_all(settings, targets, range(settings.seed, settings.seed + seeds), out, fresh, shard):
         print(f'{summary_text(summary)}\nreport: {out/"study.html"}')
 
-def _one(settings, fresh): # one run, and what is printed of it
+def _one(settings, fresh): # run once, and print the result
     from spurnb.pipeline import run
     from spurnb.report.summary import text_report
     metrics = run(settings, fresh)

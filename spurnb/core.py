@@ -81,7 +81,7 @@ def atomic(
 
 # %% ../nbs/00_core.ipynb #aaa629ac
 class UserError(ValueError):
-    "A mistake that the user can fix: one sentence with the value, what was expected, and the cure."
+    "A mistake that the user can fix: one sentence with the value, the expected one, and the cure."
 
 def pick(
     name:str, # what the user asked for

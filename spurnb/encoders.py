@@ -48,7 +48,7 @@ def resnet_from(
 # %% ../nbs/02_encoders.ipynb #b5481ca5
 def watch(
     model:nn.Module, # any network
-    x:torch.Tensor, # what it is shown
+    x:torch.Tensor, # images (n, 3, h, w) in [0,1]
 )->tuple: # its output, and a list of (name, module, output) in the order in which modules finished
     "Return the output of a model and of all its parts."
     seen, hooks = [], []

@@ -67,7 +67,7 @@ def noisify(
 def noise_target(
     scheduler, # a diffusers scheduler
     latents, # (n, c, h, w)
-    noise, # what they were mixed with
+    noise, # the noise in them
     t, # timesteps (n,)
 ): # (n, c, h, w)
     "Return what the network should predict at `noisify(scheduler, latents, noise, t)`."

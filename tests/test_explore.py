@@ -21,7 +21,7 @@ def note(*_):
     said = f'{composer.scene.caption(background=True)}; reference {explorer.image} at {explorer.t}'
     open('state.txt', 'w').write(said)
 display(composer.widget, explorer.widget)
-for w in (composer.picture, explorer.picture): w.observe(note, 'value')"""
+for w in (composer.view, explorer.view): w.observe(note, 'value')"""
 
 
 WRONG = dict(blue=dict(context='feeder', variant='vine'), koala=dict(obj='kaola'), feeder=dict(context='feder'),

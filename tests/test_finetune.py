@@ -9,8 +9,8 @@ import pytest
 
 from tiny import tiny_pipeline
 
-SETTINGS = dict(instance_prompt='a photo of a sks feeder', class_prompt='a photo of a feeder', max_train_steps=10, train_batch_size=2, prior_batch_size=2,
-                checkpointing_steps=3)
+SETTINGS = dict(instance_prompt='a photo of a sks feeder', class_prompt='a photo of a feeder',
+                max_train_steps=10, train_batch_size=2, prior_batch_size=2, checkpointing_steps=3)
 
 def material():
     "References, prior images, and a similarity loss with an untrained encoder."

@@ -30,15 +30,15 @@ class Explorable:
 
     def show(self):
         "Draw the present state again, if a widget is on display."
-        if hasattr(self, 'picture'): self.picture.value = self.png()
+        if hasattr(self, 'view'): self.view.value = self.png()
 
     @property
     def widget(self):
         "The controls above the image; made once."
         import ipywidgets as w
         if not hasattr(self, 'box'):
-            self.picture = w.Image(format='png', value=self.png(), layout=dict(width='100%', max_width='940px'))
-            self.box = w.VBox([w.HBox(self.controls(), layout=dict(flex_flow='row wrap')), self.picture])
+            self.view = w.Image(format='png', value=self.png(), layout=dict(width='100%', max_width='940px'))
+            self.box = w.VBox([w.HBox(self.controls(), layout=dict(flex_flow='row wrap')), self.view])
         return self.box
 
     def _repr_mimebundle_(self, **kwargs):

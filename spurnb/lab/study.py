@@ -259,7 +259,7 @@ def run_study(
     for job in track(study_jobs(seeds, parts, shard), 'study'): run_job(job, out, base, run)
 
 # %% ../../nbs/lab/study.ipynb #89808cfe
-def _points(job, out): # what is known of a job
+def _points(job, out): # the known points of a job
     file = Path(out)/'points'/f'{job.name}.json'
     return read_json(file) if file.exists() else {}
 
@@ -267,7 +267,7 @@ def read_study(
     out, # folder of the study
     seeds:int=5, # of the claim
 )->dict: # part -> (world, class, seed) -> point -> record
-    "Read what is known so far."
+    "Read the known points."
     found = {}
     for job in study_jobs(seeds):
         if points := _points(job, out): found.setdefault(job.part, {})[(*job.world, job.target, job.seed)] = points
@@ -284,7 +284,7 @@ def expected_hours(
     seconds:dict, # part -> seconds of a point
     out=None, # folder of the study: points that are known there take no time
 )->float:
-    "Estimate the hours that jobs take in one process; an unmeasured part counts as the slowest."
+    "Estimate the hours that jobs take in one process; an unmeasured part is treated as the slowest."
     slowest, total = max(seconds.values(), default=0), 0
     for j in jobs: total += seconds.get(j.part, slowest)*max(0, len(j.points) - len(_points(j, out) if out else ()))
     return total/3600

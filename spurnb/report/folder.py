@@ -38,7 +38,7 @@ def _check_material(images, positives, references, detector, **_):
         raise UserError(f'the detector {detector!r} must be calibrated; give folders of positives and of references.')
 
 def _material(target, ours, cache, device, positives, references, detector, space, lpips):
-    "Return null arms, further arguments of `audit`, and what was left out of the two folders."
+    "Return null arms, further arguments of `audit`, and the files left out of the two folders."
     from spurnb.audit.detectors import PhotoMeters, load_detector
     from spurnb.audit.similarity import load_lpips, load_space
     from spurnb.audit.zoo import mini_audit_material

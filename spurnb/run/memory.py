@@ -137,7 +137,7 @@ def _decode(shapes, n, tiny, grad): # pass of n images through a decoder; its pa
 
 # %% ../../nbs/run/memory.ipynb #93f408da
 CONTEXT = .7e9 # bytes for CUDA, cuBLAS and cuDNN
-ENCODER = .4e9 # bytes of a robust ResNet-50 and of what it keeps for a few images
+ENCODER = .4e9 # bytes of a robust ResNet-50 and of its activations for a few images
 
 @dataclass
 class Needs:
