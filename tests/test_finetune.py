@@ -404,7 +404,7 @@ OWN = dict(model='folder', references='photos', pca='pca.safetensors', component
         ('seed', 3, {'seed', 'prior'}),
         ('out', 'elsewhere', {'out', 'prior'}),
     ],
-    ids=lambda x: str(x)[:30],
+    ids=lambda x: ' '.join(sorted(x)) if isinstance(x, set) else str(x)[:30],
 )
 def test_each_option_arrives(monkeypatch, tmp_path, option, value, changes):
     "One option changes just what it names: nothing else that training is asked for."
