@@ -72,6 +72,11 @@ def test_one_version():
     assert f'spurnb {cfg["version"]},' in (root / '_quarto.yml').read_text()
 
 
+def test_the_readme_is_short():
+    words = [w for w in (root / 'README.md').read_text().split() if re.search(r'\w', w)]
+    assert len(words) <= 600
+
+
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     """The wheel of a copy of the sources, so that nothing built before gets into it.
