@@ -153,7 +153,7 @@ def test_what_quarto_is_pointed_to_is_there(pages):
     ]
     for name in named:
         if name != 'default' and not name.startswith('https:'):
-            assert (folder / name).exists(), f'{name} is named, and not there'
+            assert (folder / name.partition('#')[0]).exists(), f'{name} is named, and not there'
 
 
 def test_links_and_pictures_of_the_pages(pages):
