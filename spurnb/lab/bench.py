@@ -122,8 +122,8 @@ def bench_album(
 def audit_again(home): # -> spurious rate of each judge
     "Audit with every answer that is on file."
     from spurnb.report.folder import audit_folder
-    home = Path(home.name)
-    metrics, _ = audit_folder(home/'images', 'fireboat', out=home/'out', device='cpu')
+    folder = Path(home.name)
+    metrics, _ = audit_folder(folder/'images', 'fireboat', out=folder/'out', device='cpu')
     return [arms['images']['value'] for arms in metrics['classifiers'].values()]
 
 def audit_cold(home): # -> spurious rate of each judge
