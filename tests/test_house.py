@@ -206,6 +206,13 @@ def test_a_page_of_the_walk_opens_in_colab(name):
     assert not any(re.search(r'^\s*(import|from) nbdev', source(c), re.M) for c in cells[:-1]), 'needs nbdev'
 
 
+@pytest.mark.parametrize('name', pages)
+def test_the_first_cell_is_title_and_description(name):
+    "nbdev makes the head of a page from it and drops everything else that it says."
+    first = next(source(c) for c in pages[name] if c['cell_type'] == 'markdown')
+    assert re.fullmatch(r'# [^\n]+\n+(>[^\n]*\n?)+', first), first
+
+
 @pytest.mark.parametrize('name', [n for n in pages if n not in walk])
 def test_a_reference_page_is_not_too_long(name):
     assert len(pages[name]) <= 90
