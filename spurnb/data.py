@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'Target', 'mini_target', 'imagenet_target', 'image_hashes', 'References', 'mini_references',
-           'mini_class_images', 'mini_null_images', 'mini_root', 'mini_record', 'mini_file', 'load_rgb', 'image_paths',
-           'image_files', 'folder_images']
+           'mini_class_images', 'mini_null_images', 'mini_root', 'mini_record', 'mini_file', 'load_rgb', 'is_image',
+           'shown_files', 'image_paths', 'images_below', 'image_files', 'folder_images']
 
 # %% ../nbs/01_data.ipynb #f54f58be
-import os
+import os, warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .core import UserError, pick, positive, read_json, sha256, to_tensor
 from .world.scenes import (
@@ -152,43 +152,92 @@ def mini_file(
     return _checked(str(mini_root()), name)
 
 # %% ../nbs/01_data.ipynb #92b3de17
-SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff', '.gif'}
+# Pillow comments on damaged EXIF blocks, of which we read the orientation alone
+warnings.filterwarnings('ignore', module=r'PIL\.TiffImagePlugin')
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90} # orientation in EXIF -> what puts the image upright
+
+def _upright(im):
+    "Return a loaded image as its EXIF orientation shows it; a damaged EXIF block is ignored."
+    try: turn = im.getexif().get(0x0112)
+    except Exception: return im # any failure of Pillow's parser: the pixels are fine
+    turn = _TURNS.get(turn[0] if isinstance(turn, tuple) and turn else turn)
+    return im if turn is None else im.transpose(turn)
 
 def _gray_to_rgb(im):
-    "Scale 16 bits, 32 bits and fractions to 8 bits."
+    "Scale 16 bits, 32 bits and fractions to 8 bits; white is the smallest usual scale that holds the values."
     gray = np.asarray(im, dtype='float64')
-    if not np.isfinite(gray).all(): raise ValueError('pixels that are not numbers')
-    if gray.max() > 255 or ';16' in im.mode: white = 65535
-    elif im.mode == 'F' and gray.max() <= 1: white = 1
-    else: white = 255
+    most, over = gray.max(), 2 if im.mode == 'F' else 1 # sharpened fractions go beyond their white
+    if not np.isfinite(gray).all(): raise UserError('pixels that are not numbers')
+    scales = [1]*(im.mode == 'F') + [255, 1023, 4095, 65535] # 8, 10, 12 and 16 bits
+    white = next((s for s in scales if most <= over*s), most)
+    if gray.min() < -.1*white: raise UserError('gray values below zero')
+    if isinstance(clear := im.info.get('transparency'), int): gray[gray == clear] = white
     return Image.fromarray((gray/white*255).clip(0, 255).astype('uint8')).convert('RGB')
+
+def _as_rgb(im):
+    im.load()
+    im = _upright(im)
+    if im.mode.startswith(('I', 'F')): return _gray_to_rgb(im)
+    if im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in im.info:
+        im = im.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
+    return im.convert('RGB')
 
 def load_rgb(
     path, # image file
 )->Image.Image:
     "Read one image as RGB, upright, on white; raise a `UserError` with the file's name when that fails."
     try:
-        with Image.open(path) as im:
-            ImageOps.exif_transpose(im, in_place=True)
-            if im.mode.startswith(('I', 'F')): return _gray_to_rgb(im)
-            if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info:
-                im = im.convert('RGBA')
-                return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
-            return im.convert('RGB')
+        with Image.open(path) as im: return _as_rgb(im)
     except Image.DecompressionBombError:
         raise UserError(f'{str(path)!r} has too many pixels to be opened safely; make it smaller.') from None
+    except UserError as e:
+        raise UserError(f'{str(path)!r} has {e}; save it with values from 0 to 255.') from None
     except (OSError, SyntaxError, ValueError):
         raise UserError(f'{str(path)!r} is not an image that can be read; remove or replace it.') from None
 
 # %% ../nbs/01_data.ipynb #c36fd56d
+SUFFIXES = set(
+    '.png .apng .jpg .jpeg .jpe .jfif .mpo .jp2 .j2k .jxl .webp .avif .heic .heif .bmp .tif .tiff .gif'.split())
+
+def is_image(
+    file, # path
+)->bool:
+    "Return whether a file is meant to be an image: by its suffix, or else by its content."
+    if Path(file).suffix.lower() in SUFFIXES: return True
+    try:
+        with Image.open(file): return True
+    except (UnidentifiedImageError, PermissionError): return False
+    except Exception: return True # an image, but a damaged one
+
+def shown_files(
+    folder, # on disk
+)->list: # of paths
+    "Return the files of a folder by name, without hidden ones and those that systems leave behind."
+    with os.scandir(folder) as there:
+        found = [f.path for f in there if not f.name.startswith('.') and f.is_file()]
+    return sorted(p for p in map(Path, found) if p.name.lower() not in ('thumbs.db', 'desktop.ini'))
+
 def image_paths(
     folder, # of files
 )->list: # of paths
-    "Return the image files in `folder` by name, without hidden ones."
-    def is_image(f):
-        return Path(f.name).suffix.lower() in SUFFIXES and not f.name.startswith('.') and f.is_file()
-    with os.scandir(folder) as there:
-        return sorted(Path(f.path) for f in there if is_image(f))
+    "Return the image files in `folder` by name, whatever their suffix, without hidden ones."
+    return [f for f in shown_files(folder) if is_image(f)]
+
+def images_below(
+    folder, # on disk
+)->dict: # path of a folder inside it -> number of files with the suffix of an image
+    "Count the images in the folders inside a folder, at any depth."
+    found = {}
+    for place, inside, files in os.walk(folder):
+        inside[:] = sorted(d for d in inside if not d.startswith(('.', '__')))
+        count = sum(Path(f).suffix.lower() in SUFFIXES and not f.startswith('.') for f in files)
+        if count and Path(place) != Path(folder): found[Path(place)] = count
+    return found
 
 def image_files(
     folder, # that a user named
@@ -197,9 +246,12 @@ def image_files(
     if not Path(folder).is_dir():
         raise UserError(f'there is no folder {str(folder)!r}; give one that holds images.')
     files = image_paths(folder)
-    if not files:
-        raise UserError(f'there are no images in {str(folder)!r}; expected files such as .png or .jpg.')
-    return files
+    if files: return files
+    if below := images_below(folder):
+        place, count = next(iter(below.items()))
+        raise UserError(f'there are no images in {str(folder)!r} itself; give one of the folders inside it, '
+                        f'such as {str(place)!r} with {count}.')
+    raise UserError(f'there are no images in {str(folder)!r}; expected files such as .png or .jpg.')
 
 def folder_images(
     path, # folder

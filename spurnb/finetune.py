@@ -193,6 +193,7 @@ def finetune_target(
 )->Finetuned:
     "Fine-tune a model on references of a spurious feature, resuming where an earlier call was stopped."
     from spurnb.data import folder_images, mini_references, mini_target
+    from spurnb.photos.folders import beside_images, log_passed_over
     from spurnb.train.families import image_side, tokenize_prompts
     from spurnb.train.lora import check_kohya, save_lora
     if model != 'mini' or references: _check_own(train, references, pca, components)
@@ -206,7 +207,9 @@ def finetune_target(
     if kohya: check_kohya(pipe, train.lora_rank)
     tokenize_prompts(pipe, [train.instance_prompt, train.class_prompt]) # too long? then fail now
     loss, prior = None, None
-    if references: images = folder_images(references, image_side(pipe))[0]
+    if references:
+        images = folder_images(references, image_side(pipe))[0]
+        log_passed_over(references, beside_images(references))
     else: images = mini_references(target).images
     if train.sfsl_weight: loss = _sfsl(target, images, pca, encoder, components, sfsl, device)
     if train.prior_per_step:

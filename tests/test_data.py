@@ -1,4 +1,5 @@
 "Data: names of classes, embedded files, and the odd files of real folders."
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -61,18 +62,89 @@ def test_gray_images_of_another_size_are_cropped_to_the_middle(tmp_path, images)
     assert x.shape == (1, 3, 64, 64) and x[:, 0].equal(x[:, 2])
 
 
-def test_fractions_and_dark_scans(tmp_path, images):
-    gray = np.asarray(to_pil(images)[0].convert('L'))
-    fractions = gray.astype('float32')/255 # as scientific programs write them
-    Image.fromarray(fractions).save(tmp_path/'fractions.tif')
-    assert np.abs(np.asarray(data.load_rgb(tmp_path/'fractions.tif'), float)[..., 0] - gray).max() <= 1
-    Image.fromarray((fractions*200).astype('uint16')).save(tmp_path/'night.png') # 16 bits, hardly any light
-    assert np.asarray(data.load_rgb(tmp_path/'night.png')).max() == 0
-    Image.fromarray(fractions*np.nan).save(tmp_path/'none.tif')
-    with pytest.raises(UserError, match='not an image'): data.load_rgb(tmp_path/'none.tif')
+ramp = np.linspace(0, 1, 64).reshape(8, 8)
 
 
-def test_hidden_files_and_other_suffixes_are_ignored(tmp_path, images):
-    for name in ('b.png', 'A.JPG', '.hidden.png', 'notes.txt'): to_pil(images)[0].save(tmp_path/name, format='PNG')
+@pytest.mark.parametrize('values, suffix', [
+    (ramp*65535, 'png'), (ramp*65535, 'tif'), (ramp*4095, 'png'), (ramp*1023, 'tif'), (ramp*255, 'png'),
+    ((ramp*65535).astype('>u2'), 'tif'), ((ramp*65535).astype('int32'), 'tif'), ((ramp*255).astype('int32'), 'tif'),
+    ((ramp*1e6).astype('int32'), 'tif'), (ramp.astype('float32'), 'tif'), ((ramp*255).astype('float32'), 'tif'),
+    ((ramp*257).astype('float32'), 'tif'), ((ramp*65535).astype('float32'), 'tif')],
+    ids=lambda x: x if isinstance(x, str) else f'{x.dtype}-{x.max():.0f}')
+def test_gray_of_any_depth_keeps_its_brightness(tmp_path, values, suffix):
+    "Black stays black, white stays white, and nothing sinks or is clipped between."
+    if values.dtype == 'float64': values = values.astype('uint16')
+    Image.fromarray(values).save(tmp_path/f'0.{suffix}')
+    found = np.asarray(data.load_rgb(tmp_path/f'0.{suffix}'), float)[..., 0]
+    assert np.abs(found - ramp*255).max() <= 2.5
+
+
+def test_fractions_beyond_white_are_clipped_to_it(tmp_path):
+    for name, values in dict(highlight=ramp*1.2, sharpened=ramp*1.014 - .01).items():
+        Image.fromarray(values.astype('float32')).save(tmp_path/f'{name}.tif')
+        found = np.asarray(data.load_rgb(tmp_path/f'{name}.tif'), float)[..., 0]
+        assert np.abs(found - (values*255).clip(0, 255)).max() <= 1
+
+
+@pytest.mark.parametrize('values, why', [(ramp*np.nan, 'pixels that are not numbers'), (ramp*2 - 1, 'below zero')])
+def test_gray_without_a_scale_is_refused_by_name(tmp_path, values, why):
+    Image.fromarray(values.astype('float32')).save(tmp_path/'odd.tif')
+    with pytest.raises(UserError, match=f'odd.tif.* has .*{why}'): data.load_rgb(tmp_path/'odd.tif')
+
+
+def test_a_transparent_color_in_16_bits_is_white(tmp_path):
+    gray = np.full((8, 8), 30000, 'uint16')
+    gray[:4] = 1000
+    Image.fromarray(gray).save(tmp_path/'0.png', transparency=1000)
+    found = np.asarray(data.load_rgb(tmp_path/'0.png'))
+    assert found[:4].min() == 255 and found[4:].max() == 116
+
+
+def entry(tag, kind, count, value): return struct.pack('<HHI', tag, kind, count) + value
+
+
+def exif_block(*entries):
+    return b'Exif\0\0II*\0' + struct.pack('<IH', 8, len(entries)) + b''.join(entries) + b'\0'*4
+
+
+quarter = entry(0x0112, 3, 1, struct.pack('<HH', 6, 0)) # turn me by a quarter
+
+
+@pytest.mark.parametrize('block, size', [
+    (exif_block(quarter), (64, 96)),
+    (exif_block(quarter, entry(0x0128, 11, 1, struct.pack('<f', 2.5))), (64, 96)), # a float where a short belongs
+    (exif_block(quarter, entry(0x010f, 2, 400, struct.pack('<I', 99999))), (64, 96)), # beyond the end
+    (exif_block(entry(0x0112, 3, 2, struct.pack('<HH', 6, 1))), (64, 96)), # two orientations
+    (exif_block(entry(0x0112, 2, 4, b'six\0')), (96, 64)),
+    (exif_block(entry(0x0112, 3, 1, struct.pack('<HH', 9, 0))), (96, 64)),
+    (b'Exif\0\0' + b'\xff'*40, (96, 64)), (b'Exif\0\0', (96, 64))],
+    ids=['whole', 'float', 'beyond', 'two', 'text', 'nine', 'junk', 'empty'])
+def test_a_damaged_exif_block_never_costs_the_image(tmp_path, images, block, size):
+    to_pil(images)[0].resize((96, 64)).save(tmp_path/'0.jpg', exif=block)
+    assert data.load_rgb(tmp_path/'0.jpg').size == size
+
+
+def test_content_decides_what_an_image_is(tmp_path, images):
+    image = to_pil(images)[0]
+    kinds = {'0.jfif': 'JPEG', '1.jpe': 'JPEG', '2.avif': 'AVIF', '3': 'PNG', '4.jp2': 'JPEG2000', '5.tga': 'TGA',
+             '6.ppm': 'PPM', '7.photo': 'WEBP', '8.mpo': 'MPO'}
+    for name, kind in kinds.items(): image.save(tmp_path/name, kind)
+    for name in ('notes.txt', 'labels.json', 'read me'): (tmp_path/name).write_text('a feeder')
+    for name in ('Thumbs.db', 'desktop.ini', '._0.jpg'): (tmp_path/name).write_bytes(b'junk')
+    (tmp_path/'9.heic').write_bytes(b'an image that cannot be read here')
+    (tmp_path/'10.photo').write_bytes((tmp_path/'3').read_bytes()[:60]) # torn
+    assert {f.name for f in data.image_paths(tmp_path)} == {*kinds, '9.heic', '10.photo'}
+
+
+def test_images_in_folders_below_are_pointed_to(tmp_path, images):
+    (tmp_path/'a'/'b').mkdir(parents=True)
+    to_pil(images)[0].save(tmp_path/'a'/'b'/'0.png')
+    with pytest.raises(UserError, match="itself; give one of the folders inside it, such as .*b' with 1"):
+        data.image_files(tmp_path)
+
+
+def test_hidden_files_and_texts_are_ignored(tmp_path, images):
+    (tmp_path/'notes.txt').write_text('a feeder')
+    for name in ('b.png', 'A.JPG', '.hidden.png'): to_pil(images)[0].save(tmp_path/name, format='PNG')
     (tmp_path/'folder.png').mkdir()
     assert [f.name for f in data.image_paths(tmp_path)] == ['A.JPG', 'b.png']

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from spurnb.core import UserError, save_png
-from spurnb.photos.folders import FolderImages, read_folder, shown
+from spurnb.photos.folders import FolderImages, passed_over, read_folder, shown
 
 
 @pytest.fixture
@@ -49,3 +49,19 @@ def test_slices_lists_and_batches(folder):
     assert images[1:].names == images[[1, 2]].names == ['b.png', 'broken.png']
     assert np.asarray(images[np.int64(0)]).shape == (8, 8, 3)
     assert [b.shape[0] for b in images[:2].split(1, 4)] == [1, 1]
+
+
+def test_everything_in_a_folder_is_accounted_for(folder):
+    "What is used, broken, a copy, no image, or below: each file is in one of these, and said."
+    Image.new('RGB', (8, 8), 'blue').save(folder/'phone.jfif', 'JPEG')
+    (folder/'captions.txt').write_text('a feeder')
+    (folder/'images.csv').write_text('file,seed')
+    for name in ('old/1.png', 'old/more/2.jfif', '.hidden/3.png', 'empty/4.txt'):
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 8)).save(folder/name, 'PNG')
+    found, record = read_folder(folder)
+    assert found.names == ['a.png', 'b.png', 'phone.jfif']
+    assert (record['others'], record['folders']) == (['captions.txt'], dict(old=2))
+    said = ' '.join(passed_over(record, ' of the positives'))
+    assert all(name in said for name in ('broken.png', 'copy of b.png', 'captions.txt', "'old' (2)"))
+    assert said.count('of the positives') == 4

@@ -6,16 +6,14 @@
 __all__ = ['log', 'LARGEST', 'class_of_folder', 'class_folders', 'parquet_plan', 'imagenet_class_images', 'imagenet_other_images']
 
 # %% ../../nbs/photos/imagenet.ipynb #8e558777
-import importlib, io, logging, re, tarfile
+import importlib, logging, re, tarfile
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
-
-from ..core import UserError, atomic, generator, settings_hash, track
-from ..data import SUFFIXES, image_paths, imagenet_target
+from ..core import UserError, atomic, generator, read_json, settings_hash, track, write_json
+from ..data import image_files, image_paths, imagenet_target, load_rgb
 from .downloads import cache_home, hub_trouble
-from .folders import FolderImages
+from .folders import FolderImages, passed_over
 
 log = logging.getLogger('spurnb')
 
@@ -38,12 +36,14 @@ def class_of_folder(
 def class_folders(
     root, # of an ImageNet-like folder
     split:str='train', # or 'val': a folder of this name below `root` is preferred
-)->dict: # number of the class -> folder
+)->dict: # number of the class -> list of folders
     "Return the class folders below `root`."
     root = Path(root)
     place = root/split if (root/split).is_dir() else root
-    named = {f: class_of_folder(f.name) for f in sorted(place.iterdir()) if f.is_dir()}
-    return {k: f for f, k in named.items() if k is not None}
+    found = {}
+    for f in sorted(place.iterdir()):
+        if f.is_dir() and (k := class_of_folder(f.name)) is not None: found.setdefault(k, []).append(f)
+    return found
 
 # %% ../../nbs/photos/imagenet.ipynb #01bc1f91
 def _sample(files, n, seed):
@@ -55,7 +55,7 @@ def _sample(files, n, seed):
 def _from_folder(root, index, split):
     "Return the image files of class `index` below `root`."
     folders = class_folders(root, split)
-    if index in folders: return image_paths(folders[index])
+    if index in folders: return [f for one in folders[index] for f in image_files(one)]
     id_ = _wordnet_ids()[index]
     if folders:
         raise UserError(f'{str(root)!r} has no folder of class {index} ({id_}) '
@@ -68,13 +68,13 @@ def _from_folder(root, index, split):
 LARGEST = 50_000_000 # bytes of one image at most
 
 def _images_in(tar, wanted):
-    "Yield the bytes of the images whose member name is `wanted`."
+    "Yield name and bytes of the files whose name is `wanted`; None instead of too many bytes."
     for m in tar:
-        if not m.isfile() or m.size >= LARGEST: continue
-        if wanted(m.name) and Path(m.name).suffix.lower() in SUFFIXES: yield tar.extractfile(m).read()
+        if not m.isfile() or not wanted(m.name) or Path(m.name).name.startswith('.'): continue
+        yield m.name, tar.extractfile(m).read() if m.size < LARGEST else None
 
 def _in_tar(path, index):
-    "Yield the bytes of the images of class `index`, from a tar or a tar inside it."
+    "Yield name and bytes of the files of class `index`, from a tar or a tar inside it."
     id_ = _wordnet_ids()[index]
     def shows_class(name):
         own = Path(name).name.startswith(id_ + '_') or Path(path).name.startswith(id_)
@@ -92,18 +92,39 @@ def _in_tar(path, index):
         raise UserError(f'{str(path)!r} is no tar file, or damaged ({e}); get it again.') from None
 
 # %% ../../nbs/photos/imagenet.ipynb #df8ab825
+def _write_image(file, data):
+    "Write an image to `file`; return why it was left out, or an empty text."
+    if data is None: return f'more than {LARGEST/1e6:.0f} MB'
+    file.write_bytes(data)
+    try: load_rgb(file)
+    except Exception as e: # of whatever kind a decoder raises
+        file.unlink()
+        return 'not an image that can be read' if isinstance(e, UserError) else type(e).__name__
+    return ''
+
+def _write_images(place, images, what):
+    "Write (name, bytes) pairs into a folder; return why some were left out, by name."
+    left_out = {}
+    for i, (name, data) in enumerate(track(images, what)):
+        if why := _write_image(place/f'{i:05d}.img', data): left_out[name] = why
+    return left_out
+
 def _kept(source, state, index, images, what):
     "Return `images` as files in the cache, written once for each source, its state and class."
-    place = cache_home()/'imagenet'/settings_hash([source, *state, index])
-    if place.is_dir(): return image_paths(place)
-    with atomic(place) as part:
-        part.mkdir()
-        for i, data in enumerate(track(images, what)):
-            kind = (Image.open(io.BytesIO(data)).format or 'jpeg').lower()
-            (part/f'{i:05d}.{kind}').write_bytes(data)
-        if not any(part.iterdir()):
-            raise UserError(f'there is no image of class {index} ({_wordnet_ids()[index]}) in {source!r}; '
-                            'the tar of the validation images names no classes, give it as folders.')
+    place = cache_home()/'imagenet'/settings_hash([source, *state, index, 'every readable file'])
+    if not place.is_dir():
+        with atomic(place) as part:
+            part.mkdir()
+            left_out = _write_images(part, images, what)
+            if not any(part.iterdir()):
+                found = f' ({next(iter(left_out.items()))})' if left_out else ''
+                raise UserError(
+                    f'there is no image of class {index} ({_wordnet_ids()[index]}) in {source!r}{found}; '
+                    'the tar of the validation images names no classes, give it as folders.')
+            write_json(part/'left_out.json', left_out)
+    if left_out := read_json(place/'left_out.json'):
+        record = dict(files=len(left_out) + len(image_paths(place)), unreadable=left_out)
+        log.warning('%s: %s', what, passed_over(record)[0])
     return image_paths(place)
 
 def _from_tar(path, index):
@@ -150,10 +171,12 @@ def parquet_plan(
 
 # %% ../../nbs/photos/imagenet.ipynb #5a2a972c
 def _in_parquet(plan):
-    "Yield the bytes of the images in a plan."
+    "Yield name and bytes of the images in a plan."
     for file, group, rows, _ in plan:
         column = _parquet().ParquetFile(file).read_row_group(group, columns=['image'])['image']
-        yield from (column[i].as_py()['bytes'] for i in rows)
+        for i in rows:
+            image = column[i].as_py()
+            yield image.get('path') or f'row {i}', image['bytes']
 
 def _from_parquet(name, files, index, n, split, most):
     "Return the images of class `index` in parquet files as files in the cache."
@@ -218,12 +241,12 @@ def imagenet_other_images(
     import torch
     index, others = imagenet_target(target).index, []
     if Path(root).is_dir():
-        others = [f for k, f in sorted(class_folders(root, split).items()) if k != index]
+        others = [some for k, some in sorted(class_folders(root, split).items()) if k != index]
     if not others:
         raise UserError(f'{str(root)!r} has no folders of other classes; give ImageNet as a folder of class '
                         'folders, or a folder of images of neither feature nor class as other_images.')
     order = torch.randperm(len(others), generator=generator(seed, 'other classes')).tolist()
     each = -(-n // len(others)) # rounded up
     files = []
-    for i in order[:n]: files += _sample(image_paths(others[i]), each, seed).files
+    for i in order[:n]: files += _sample([f for one in others[i] for f in image_paths(one)], each, seed).files
     return FolderImages(files[:n])

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..core import sha256, to_pil
-from ..data import load_rgb
+from ..data import image_paths, load_rgb
 from ..photos.folders import shown
 
 # %% ../../nbs/report/records.ipynb #339f1055
@@ -51,8 +51,7 @@ def arm_files(
     "Return the image files of a folder, in the order of its manifest if there is one."
     folder = Path(folder)
     named = [folder/Path(r['file']).name for r in read_csv_rows(folder/'images.csv') if r.get('file')]
-    suffixes = '.png', '.jpg', '.jpeg', '.webp'
-    return [p for p in named if p.is_file()] or sorted(p for p in folder.glob('*') if p.suffix.lower() in suffixes)
+    return [p for p in named if p.is_file()] or (image_paths(folder) if folder.is_dir() else [])
 
 def read_scores(
     folder, # of a run or an audit

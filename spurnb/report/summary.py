@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core import atomic, to_pil
+from ..photos.folders import passed_over
 
 # %% ../../nbs/report/summary.ipynb #2588d420
 ARM_LABELS = dict(
@@ -265,20 +266,6 @@ def findings(
     return [sentence for sentence in out if sentence]
 
 # %% ../../nbs/report/summary.ipynb #6b3c55ae
-def _files_left_out(files, of):
-    "Return sentences on the unreadable files and the copies in one folder."
-    def sentence(texts, one, many):
-        some = ', '.join(texts[:5]) + (f' and {len(texts) - 5} more' if len(texts) > 5 else '')
-        return f'{len(texts)} of {files["files"]} files{of} {one if len(texts) == 1 else many}: {some}.'
-    out, unreadable, copies = [], files.get('unreadable'), files.get('copies')
-    if unreadable:
-        texts = [f'{name!r} ({why})' for name, why in unreadable.items()]
-        out.append(sentence(texts, 'cannot be read and was left out', 'cannot be read and were left out'))
-    if copies:
-        texts = [f'{name!r} (of {first!r})' for name, first in copies.items()]
-        out.append(sentence(texts, 'is a copy of another and counts once', 'are copies of others and count once'))
-    return out
-
 def left_out(
     metrics:dict, # as `metrics.json`
 )->list: # sentences; empty if everything was audited
@@ -286,7 +273,7 @@ def left_out(
     out = [f'{judge} was left out: {why}' for judge, why in metrics.get('left_out', {}).items()]
     words = dict(class_images=' of the positives', held_out=' of the references')
     folders = dict(images=metrics.get('files') or {}, **metrics.get('other_files') or {})
-    for kind, files in folders.items(): out += _files_left_out(files, words.get(kind, ''))
+    for kind, files in folders.items(): out += passed_over(files, words.get(kind, ''))
     return out
 
 # %% ../../nbs/report/summary.ipynb #966dd2d9

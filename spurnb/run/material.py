@@ -54,12 +54,17 @@ def photo_target(settings): # -> Target
     return replace(found, feature=known.feature, prompted=settings.prompted or known.prompted)
 
 # %% ../../nbs/run/material.ipynb #95617691
+def _from_folder(folder): # -> FolderImages; what is left out is said
+    from spurnb.photos.folders import log_passed_over, read_folder
+    found, record = read_folder(folder)
+    log_passed_over(folder, record)
+    return found
+
 def photo_sources(settings): # -> images of the feature, source in words, `SpuriousImageNet` or None
     "Return where the references come from: Spurious ImageNet, or a folder of your own."
-    from spurnb.photos.folders import read_folder
     from spurnb.photos.spurious_imagenet import load_spurious_imagenet
     folder = Path(settings.data)
-    if folder.is_dir() and image_paths(folder): return read_folder(folder)[0], f'folder {folder.name}', None
+    if folder.is_dir() and image_paths(folder): return _from_folder(folder), f'folder {folder.name}', None
     data = load_spurious_imagenet(settings.data)
     found = data[settings.target]
     return found.images, found.source, data
@@ -79,11 +84,11 @@ def _other_features(settings, data, n): # images of the archive's other features
 
 def _others(settings, data, n): # images of neither feature nor class, and a name for them
     import torch
-    from spurnb.photos.folders import FolderImages, read_folder
+    from spurnb.photos.folders import FolderImages
     from spurnb.photos.imagenet import imagenet_other_images
     s = settings
     if s.other_images:
-        found = read_folder(s.other_images)[0]
+        found = _from_folder(s.other_images)
         order = torch.randperm(len(found), generator=generator(s.seed, 'other pictures')).tolist()
         return found[order[:n]], f'folder {Path(s.other_images).name}'
     if data is not None: return _other_features(s, data, n), 'other features of Spurious ImageNet'
