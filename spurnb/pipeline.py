@@ -209,7 +209,7 @@ def run(
     from spurnb.encoders import load_encoder
     from spurnb.objective import SFSL
     from spurnb.run.memory import shapes_of
-    out, encoder = open_folder(s, fresh), load_encoder(s.encoder, device, trust=s.trust)
+    out, encoder = open_folder(s, fresh), load_encoder(s.encoder, device)
     material = mini_material(s) if s.mini else photo_material(s, out, encoder, shapes_of(s.generator).side, device)
     pca, chosen = describe_feature(s, out, material, encoder, figures)
     sfsl = SFSL.from_settings(s.sfsl, pca, chosen['chosen'], material.references.images)

@@ -4,12 +4,14 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +19,8 @@ from torchvision.models import VisionTransformer
 from torchvision.models.squeezenet import SqueezeNet
 
 from spurnb.core import UserError, generator
-from spurnb.encoders import Encoder, load_encoder, read_checkpoint, resnet_from, small_resnet, standard_resnet
+from spurnb.encoders import (
+    Encoder, TensorUnpickler, load_encoder, read_checkpoint, resnet_from, small_resnet, standard_resnet)
 
 root = Path(__file__).resolve().parents[1]
 REPO = 'madrylab/robust-imagenet-models'
@@ -69,17 +72,16 @@ def checkpoint(seed, **extra):
 asking = '''
 import json, sys, torch
 from spurnb.encoders import load_encoder
-for trust in (False, True)[:int(sys.argv[2])]:
-    try: print(json.dumps(load_encoder(sys.argv[1], trust=trust)(torch.full((1, 3, 224, 224), .5))[0].tolist()))
-    except ValueError as e: print(type(e).__name__, e)
+try: print(json.dumps(load_encoder(sys.argv[1])(torch.full((1, 3, 224, 224), .5))[0].tolist()))
+except ValueError as e: print(type(e).__name__, e)
 '''
 
 
-def ask(hub, home, name, times=1):
+def ask(hub, home, name):
     "Load an encoder in a fresh process that knows no other hub; return the lines it printed."
     env = os.environ | dict(PYTHONPATH=str(root), HF_ENDPOINT=hub, HF_HOME=str(home), HF_HUB_OFFLINE='0',
                             HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_TELEMETRY='1')
-    command = [sys.executable, '-c', asking, name, str(times)]
+    command = [sys.executable, '-c', asking, name]
     r = subprocess.run(command, text=True, capture_output=True, env=env)
     assert r.returncode == 0, r.stderr[-2000:]
     return r.stdout.splitlines()
@@ -99,14 +101,6 @@ def test_a_robust_model_from_the_hub(hub, tmp_path):
     assert line.startswith('UserError') and 'is not the file first seen' in line and str(pin) in line
     pin.unlink() # the cure that the message names
     assert ask(address, tmp_path, name)[0].startswith('[')
-
-
-def test_pickled_code_only_runs_when_trusted(hub, tmp_path):
-    address, files = hub
-    files['resnet18_l2_eps3.ckpt'], says = checkpoint(0, schedule=Path)
-    refused, loaded = ask(address, tmp_path, 'madry:resnet18_l2_eps3', times=2)
-    assert refused.startswith('UserError') and 'trust=True' in refused
-    assert json.loads(loaded) == pytest.approx(says, abs=1e-4)
 
 
 def test_a_file_that_is_not_there(hub, tmp_path):
@@ -165,8 +159,105 @@ def test_images_that_do_not_fit(said):
 def test_checkpoints_that_do_not_fit(tmp_path):
     file, _ = checkpoint(0)
     (tmp_path/'half.ckpt').write_bytes(file[:9999])
-    torch.save(dict(model={'fc.weight': torch.ones(2, 2)}), tmp_path/'other.ckpt')
-    torch.save(dict(model={'module.model.fc.weight': torch.ones(2, 2)}, schedule=Path), tmp_path/'code.ckpt')
-    for name, said in dict(half='damaged', other='holds no weights under module.model.', code='trust=True').items():
+    torch.save(dict(model={'module.model.weight': torch.ones(2, 2)}), tmp_path/'other.ckpt')
+    torch.save(dict(model=own()), tmp_path/'object.ckpt')
+    torch.jit.script(own()).save(tmp_path/'script.ckpt')
+    for name, said in dict(half='damaged', other='no weights', object='no weights', script='TorchScript').items():
         with pytest.raises(UserError, match=said): read_checkpoint(tmp_path/f'{name}.ckpt')
-    assert list(read_checkpoint(tmp_path/'code.ckpt', trust=True)) == ['fc.weight']
+
+
+# ---- what real `dill` wrote
+
+
+def small_net():
+    "A ResNet with torchvision's names."
+    from timm.models.resnet import Bottleneck, ResNet
+    torch.manual_seed(0)
+    return ResNet(Bottleneck, (1, 1, 1, 1), num_classes=7, channels=(8, 8, 8, 16)).eval()
+
+
+def under(*prefixes): return lambda state: {p + k: v for p in prefixes for k, v in state.items()}
+
+
+def trained(**extra):
+    "What the `robustness` library keeps after an epoch, and `extra`."
+    def keep(state):
+        optimizer = torch.optim.SGD([torch.ones(2, requires_grad=True)], lr=.1, momentum=.9)
+        model = under('module.model.', 'module.attacker.model.')(state)
+        model['module.normalizer.new_mean'] = torch.zeros(3, 1, 1)
+        return dict(model=model, optimizer=optimizer.state_dict(), epoch=90) | extra
+    return keep
+
+
+def a_class_of_this_file():
+    "An object whose class `dill` writes into the file."
+    local = type('Local', (dict,), {'__module__': '__main__', 'ask': lambda self: 1})
+    thing = local(a=1)
+    thing.note = 'kept'
+    return thing
+
+
+def schedule():
+    optimizer = torch.optim.Adam([torch.ones(2, requires_grad=True)])
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: .9**epoch)
+
+
+WRITTEN = dict(
+    plain=trained(),
+    optimizer_and_schedule=trained(optimizer=schedule().optimizer, schedule=schedule()),
+    a_lambda=trained(schedule=dict(lr_lambdas=[lambda epoch: .1*epoch])),
+    numpy_scalars=trained(nat_prec1=np.float64(62.8), adv_prec1=np.float32(3), best=np.arange(3)),
+    amp=trained(amp={'loss_scaler0': dict(loss_scale=65536., unskipped=71)}),
+    local_class=trained(args=a_class_of_this_file()),
+    a_set_and_a_path=trained(done={1, Path('here')}),
+    nested=lambda state: dict(state_dict=dict(model=under('module.model.')(state))),
+    state_dict=lambda state: dict(state_dict=under('module.')(state)),
+    model_prefix=lambda state: dict(model=under('model.')(state)),
+    bare=lambda state: state,
+    bare_prefix=under('module.'),
+)
+
+
+@pytest.fixture
+def dill(monkeypatch):
+    dill = pytest.importorskip('dill')
+    monkeypatch.setitem(dill.settings, 'recurse', True) # of a function's globals only those that it uses
+    return dill
+
+
+@pytest.mark.parametrize('zipped', (True, False), ids=('zip', 'legacy'))
+@pytest.mark.parametrize('name', WRITTEN)
+def test_every_file_that_dill_writes_opens(tmp_path, dill, name, zipped):
+    net, file = small_net(), tmp_path/'net.ckpt'
+    kept = WRITTEN[name](net.state_dict())
+    torch.save(kept, file, pickle_module=dill, _use_new_zipfile_serialization=zipped)
+    encoder = load_encoder(file)
+    gray = torch.full((1, 3, 224, 224), .5)
+    with torch.no_grad(): assert torch.allclose(encoder(gray), net(encoder.prepare(gray)), atol=1e-5)
+
+
+class Touch:
+    "Writes a file when it is unpickled."
+    def __init__(self, path): self.path = str(path)
+    def __reduce__(self): return eval, (f'open({self.path!r}, "w").close()',)
+
+
+@pytest.mark.parametrize('zipped', (True, False), ids=('zip', 'legacy'))
+@pytest.mark.parametrize('where', ('value', 'key', 'lambda'))
+def test_no_code_of_a_file_runs(tmp_path, dill, where, zipped):
+    file, mark = tmp_path/'evil.ckpt', tmp_path/'ran'
+    kept = trained()(small_net().state_dict())
+    if where == 'value': kept['epoch'] = Touch(mark)
+    if where == 'key': kept = {Touch(mark): 1} | kept
+    if where == 'lambda': kept['schedule'] = dict(f=lambda: 1, then=Touch(mark))
+    torch.save(kept, file, pickle_module=dill, _use_new_zipfile_serialization=zipped)
+    assert 'fc.weight' in read_checkpoint(file) and not mark.exists()
+    torch.load(file, pickle_module=dill, weights_only=False)
+    assert mark.exists() # the payload is real
+
+
+def test_a_file_cannot_change_what_reads_it():
+    "A pickle may set attributes of what it finds; it only ever finds copies."
+    code = pickle.PROTO + b'\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x07\x00\x00\x00spoiledK\x01sb.'
+    with pytest.raises(TypeError, match='partial'): TensorUnpickler(io.BytesIO(code)).load()
+    assert not hasattr(torch._utils._rebuild_tensor_v2, 'spoiled')

@@ -62,7 +62,8 @@ def test_settings_from_a_file_and_from_options(capsys, tmp_path):
 
 @pytest.mark.parametrize('found, expected', [
     (dict(train=dict(max_train_steps='400')), "train.max_train_steps is '400'; give a whole number"),
-    (dict(train=dict(max_train_steps=4.5)), 'give a whole number'), (dict(trust=1), 'give true or false'),
+    (dict(train=dict(max_train_steps=4.5)), 'give a whole number'),
+    (dict(train=dict(use_dora=1)), 'give true or false'),
     (dict(stepps=3), "'stepps'"), (dict(train=dict(steps=3)), "'train.steps'"), (dict(arms='guided'), 'give a list'),
     ([3], 'holds no settings')])
 def test_a_file_with_wrong_settings(capsys, tmp_path, found, expected):

@@ -24,6 +24,7 @@ class Material:
     positives:object # more images of the class, for average precision and AUC; None if there are none
     others:object # of neither feature nor class, for choosing components; None if there are none
     null:dict # null arms: more images of that kind
+    published:tuple = () # components published for this encoder and these references
     notes:dict = field(default_factory=dict) # what the record says about them
 
 # %% ../../nbs/run/material.ipynb #206adbb6
@@ -123,6 +124,12 @@ def _selection(settings, out, encoder, target, images, others, device): # how re
     return {}
 
 # %% ../../nbs/run/material.ipynb #d923f4b2
+def _published(settings, data, index): # components that the authors labeled in their encoder and show in their images
+    from spurnb.encoders import AUTHORS_ENCODER
+    if data is None or Path(settings.encoder).name != AUTHORS_ENCODER: return ()
+    return tuple(component for k, component in data.folders if k == index)
+
+# %% ../../nbs/run/material.ipynb #5a45f426
 def photo_material(
     settings, # `RunSettings`
     out, # the run's folder
@@ -146,8 +153,9 @@ def photo_material(
     references = feature_references(feature_images, side, source, **how)
     if s.validation_images: positives = imagenet_class_images(s.validation_images, target.index, None, 'val', s.seed)
     null = dict(other_context=_squares(spare[c.n_other_images:], side)) if len(spare) > c.n_other_images else {}
+    published = _published(s, data, target.index)
     notes = dict(seen_from=f'{0 if others is None else len(others)} images: {what}', references=references.names)
-    return Material(target, references, images, others, positives, others, null, notes)
+    return Material(target, references, images, others, positives, others, null, published, notes)
 
 # %% ../../nbs/run/material.ipynb #254ac1ac
 def _saved_pca(file, encoder, target, class_images, seen_from): # the PCA in `file`, or None if it is another one
@@ -185,9 +193,10 @@ def fitted_pca(
 # %% ../../nbs/run/material.ipynb #35d78b09
 def _given(settings, material): # components that need no rule, and who gave them
     if settings.components.chosen: return settings.components.chosen, 'chosen by hand'
-    if material.class_images is not None: return None, ''
     record = Path(settings.class_images).with_name('components.json')
-    if record.is_file(): return read_json(record)['chosen'], f'as in {record}'
+    if material.class_images is None and record.is_file(): return read_json(record)['chosen'], f'as in {record}'
+    if material.published: return material.published, f'published for {Path(settings.encoder).name}'
+    if material.class_images is not None: return None, ''
     raise UserError(f'{settings.class_images!r} has no components.json beside it; give --components.chosen, such as 3.')
 
 def _chosen(settings, pca, material): # outcome of the rule, or of the user's choice

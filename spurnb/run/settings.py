@@ -68,7 +68,6 @@ class RunSettings:
     identifier:str = 'sks' # new word that names the references
     generator:str = 'mini' # model to fine-tune: mini, a folder, or a hub name
     encoder:str = 'mini' # robust classifier for PCA and loss; it never judges
-    trust:bool = False # load the encoder even if its file holds pickled code
     arms:tuple[Literal['guided'], ...] = () # additional arms; guided: the untuned model, steered by the encoder
     guide_strength:float = .1 # how far the guided arm moves the predicted latents in a step
     references:ReferenceSettings = field(default_factory=ReferenceSettings) # images of the feature
