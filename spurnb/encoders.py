@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from .core import UserError, atomic, get_device, pick, positive, sha256
+from .core import UserError, atomic, get_device, pick, positive, reason, sha256
 from .data import mini_file
 from .photos.downloads import hub_trouble
 
@@ -44,8 +44,8 @@ def resnet_from(
         model = small_resnet(state['fc.weight'].shape[0], widths)
         model.load_state_dict(state)
     except (KeyError, RuntimeError) as e:
-        why = str(e).splitlines()[0]
-        raise UserError(f'these are no weights of a small_resnet ({why}); give a file of `save_encoder`.') from None
+        raise UserError(f'these are no weights of a small_resnet ({reason(e)}); '
+                        'give a file of `save_encoder`.') from None
     return model.eval()
 
 # %% ../nbs/02_encoders.ipynb #b5481ca5
@@ -111,8 +111,8 @@ class Encoder(nn.Module):
         self.register_buffer('std', torch.tensor(std, device=where).view(3, 1, 1))
         try: out, seen = watch(model, self.prepare(torch.full((1, 3, size, size), .5, device=where)))
         except Exception as e:
-            why = str(e).splitlines()[0][:200]
-            raise UserError(f'{kind} cannot take an image of {size} px ({why}); give the size it was made for.') from e
+            raise UserError(f'{kind} cannot take an image of {size} px ({reason(e)}); '
+                            'give the size it was made for.') from e
         self.head_name, self.maps_name = find_head(model, out, seen, head), find_maps(seen)
 
     def train(self, mode=True): return super().train(False)
@@ -229,8 +229,7 @@ def read_checkpoint(
         kept = torch.load(path, map_location='cpu', pickle_module=_INERT_PICKLE, weights_only=False)
     except FileNotFoundError: raise UserError(f'there is no checkpoint at {str(path)!r}; check the name.') from None
     except Exception as e:
-        why = (str(e) or type(e).__name__).splitlines()[0][:120]
-        raise UserError(f'{str(path)!r} is no checkpoint, or damaged ({why}); delete it and get it again.') from None
+        raise UserError(f'{str(path)!r} is no checkpoint, or damaged ({reason(e)}); delete it and get it again.') from None
     for part in ('model', 'state_dict', 'model'):
         if isinstance(kept, dict) and isinstance(kept.get(part), dict): kept = kept[part]
     tensors = {k: v for k, v in kept.items() if isinstance(v, torch.Tensor)} if isinstance(kept, dict) else {}

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from spurnb.core import UserError, save_png
+from spurnb.photos import folders
 from spurnb.photos.folders import FolderImages, passed_over, read_folder, shown
 
 
@@ -65,3 +66,47 @@ def test_everything_in_a_folder_is_accounted_for(folder):
     said = ' '.join(passed_over(record, ' of the positives'))
     assert all(name in said for name in ('broken.png', 'copy of b.png', 'captions.txt', "'old' (2)"))
     assert said.count('of the positives') == 4
+
+
+@pytest.mark.parametrize('damage', ['[1]', '{"a": 1}', '{"a": []}', 'null'])
+def test_a_cache_of_another_kind_is_replaced(folder, tmp_path, damage):
+    cache = tmp_path/'cache'
+    about = read_folder(folder, cache)[1]
+    [kept] = cache.iterdir()
+    kept.write_text(damage)
+    assert read_folder(folder, cache)[1] == about
+
+
+def test_another_reader_opens_again(folder, tmp_path, monkeypatch):
+    "Code that reads a kind of image in another way is noticed, whatever changed it."
+    cache = tmp_path/'cache'
+    Image.new('L', (8, 8), 7).save(folder/'gray.png')
+    def hashes():
+        found = read_folder(folder, cache)[0]
+        return dict(zip(found.names, found.hashes))
+    before = hashes()
+    right = folders.load_rgb
+    def brighter(file):
+        with Image.open(file) as im: gray = im.mode == 'L'
+        return right(file).point(lambda v: v + 1) if gray else right(file)
+    monkeypatch.setattr(folders, 'load_rgb', brighter)
+    now = hashes()
+    assert {name for name in now if now[name] != before[name]} == {'gray.png'}
+
+
+def test_files_of_known_kinds_are_not_opened(folder, tmp_path, monkeypatch):
+    "From each kind one is opened again, and the broken one."
+    for i in range(5): save_png(folder/f'{i}.png', Image.new('RGB', (8, 8), (i, i, i)))
+    cache, opened, right = tmp_path/'cache', [], folders.load_rgb
+    first = read_folder(folder, cache)
+    monkeypatch.setattr(folders, 'load_rgb', lambda f: opened.append(f.name) or right(f))
+    again = read_folder(folder, cache)
+    assert again[0].hashes == first[0].hashes and again[1] == first[1] and len(opened) == 2
+
+
+def test_the_code_that_reads_is_part_of_the_caches_name(folder, tmp_path, monkeypatch):
+    cache = tmp_path/'cache'
+    read_folder(folder, cache)
+    monkeypatch.setattr(folders, 'READER', 'another')
+    read_folder(folder, cache)
+    assert len(list(cache.iterdir())) == 2

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision import transforms as T
 
-from spurnb.audit.judges import Judge, JudgeFailed, transform_hash
+from spurnb.audit.judges import Judge, JudgeFailed, cached_logits, transform_hash
 from spurnb.core import UserError
 
 usual = T.Compose([T.Resize(8), T.CenterCrop(8), T.ToTensor()])
@@ -28,18 +28,20 @@ def judge(fault, **kwargs): return Judge('odd', Odd(fault), transform=usual, **k
     (T.Resize(64), 'float tensor'),
     (T.Compose([T.Grayscale(), T.ToTensor()]), 'float tensor'),
     (T.Compose([T.Resize((8, 8)), T.PILToTensor()]), 'float tensor'),
+    (T.Compose([T.Resize(8), T.ToTensor()]), r'different sizes, \(3, 8, 12\) and \(3, 12, 8\)'),
+    (lambda image: image.nonsense, 'the transform fails with AttributeError'),
 ])
 def test_transforms(transform, message):
     with pytest.raises(JudgeFailed, match=message): transform_hash(transform)
 
 
 @pytest.mark.parametrize('fault, message', [
-    (no_memory, "'odd' fails: CUDA out of memory"),
+    (no_memory, "'odd' fails with OutOfMemoryError: CUDA out of memory"),
     (lambda x, logits: (logits, logits), 'returns tuple'),
     (lambda x, logits: logits[:1], r'returns Tensor \(1, 2\) for 3 images'),
     (lambda x, logits: x, 'returns Tensor'),
     (lambda x, logits: logits/0, 'not finite for 3 of 3 images, first for number 0'),
-    (lambda x, logits: 1/0, "'odd' fails: division by zero"),
+    (lambda x, logits: 1/0, "'odd' fails with ZeroDivisionError: division by zero"),
 ])
 def test_models(fault, message):
     with pytest.raises(JudgeFailed, match=message): judge(fault).logits(torch.rand(3, 3, 8, 8))
@@ -56,3 +58,24 @@ def test_an_object_with_logits():
     "transformers returns one."
     from types import SimpleNamespace
     assert judge(lambda x, logits: SimpleNamespace(logits=logits)).logits(torch.rand(3, 3, 8, 8)).shape == (3, 2)
+
+
+def test_a_transform_that_differs_for_one_kind_of_image():
+    "One that turns tall images is another transform, though wide ones look the same."
+    def turning(image): return usual(image.rotate(90, expand=True) if image.height > image.width else image)
+    assert transform_hash(turning) != transform_hash(usual)
+
+
+def test_a_corrected_forward_is_asked_again(tmp_path):
+    "The weights and what Python prints of the model are the same; only its predictions differ."
+    images = torch.rand(3, 3, 8, 8)
+    first = cached_logits(judge(lambda x, logits: logits), images, tmp_path)
+    second = cached_logits(judge(lambda x, logits: -logits), images, tmp_path)
+    assert (first == -second).all() and len(list(tmp_path.iterdir())) == 2
+    cached_logits(judge(lambda x, logits: logits), images, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_judge_that_fails_on_probes_alone_keeps_its_answers(tmp_path):
+    def only_three(x, logits): return logits if len(x) == 3 else 1/0
+    assert cached_logits(judge(only_three), torch.rand(3, 3, 8, 8), tmp_path).shape == (3, 2)

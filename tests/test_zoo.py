@@ -92,6 +92,32 @@ def test_own_code_refused(tmp_path, monkeypatch, factory, message):
     assert own_judge('factories_of_the_zoo_test:right').classes == ('r', 'g', 'b')
 
 
+HELPED = """
+import torch
+def right():
+    from {package}.inner import net # imported late, as many factories do
+    return net(), dict(classes=['r', 'g', 'b'])
+"""
+
+
+def test_what_a_factory_imports_decides_the_answers(tmp_path, monkeypatch):
+    "A change in a file that the factory imports, which no probe image shows, makes the judge predict again."
+    package = tmp_path/'inner_of_the_zoo_test'
+    package.mkdir()
+    (tmp_path/'helped_of_the_zoo_test.py').write_text(HELPED.format(package=package.name))
+    (package/'__init__.py').write_text('')
+    (package/'inner.py').write_text(FACTORIES)
+    (tmp_path/'other_of_the_zoo_test.py').write_text('not even Python')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    def kind(): return own_judge('helped_of_the_zoo_test:right').kind
+    before = kind()
+    (tmp_path/'other_of_the_zoo_test.py').write_text('changed')
+    assert kind() == before
+    (package/'inner.py').write_text(FACTORIES + '# another constant somewhere')
+    assert kind() != before
+
+
 @pytest.fixture
 def feeders(tmp_path):
     for i, scene in enumerate(reference_scenes('hummingbird', 24, seed=9)):

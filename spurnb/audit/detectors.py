@@ -7,15 +7,16 @@ __all__ = ['ANYTHING', 'Detector', 'load_detector', 'PhotoMeters']
 
 # %% ../../nbs/audit/detectors.ipynb #e06e9e27
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .judges import weights_hash
+from .judges import probe_images, weights_hash
 from .stats import NOTHING, measure, wilson
-from ..core import UserError, get_device, pick, read_json, settings_hash, to_pil, write_json
+from ..core import UserError, get_device, pick, read_json, settings_hash, sha256, to_pil, write_json
 from ..data import image_hashes
 from ..photos.downloads import hub_trouble
 from ..photos.folders import read_ahead
@@ -47,7 +48,13 @@ class Detector:
         self.model = model.float().eval().requires_grad_(False).to(device)
         self.processor, self.device = processor, device
         self.scores = dict(clip=_clip, owlv2=_owlv2)[pick(kind, ('clip', 'owlv2'), 'kind of detector')]
-        self.hash = settings_hash([kind, weights_hash(model), ANYTHING])
+        self.kind, self.weights = kind, weights_hash(model)
+
+    @cached_property
+    def hash(self): # of the weights, and of what the processor makes of a probe image
+        seen = self.processor(text=['a photo'], images=probe_images()[:1], return_tensors='pt')
+        outcome = [sha256(x.numpy().tobytes()) for x in seen.values()]
+        return settings_hash([self.kind, self.weights, outcome, ANYTHING])
 
     @torch.inference_mode()
     def __call__(self, images, things, batch:int=16):

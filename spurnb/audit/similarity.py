@@ -7,7 +7,7 @@ __all__ = ['unit_features', 'directions', 'closeness', 'near_copies', 'diversity
            'load_space', 'load_lpips', 'lpips_to', 'lpips_diversity']
 
 # %% ../../nbs/audit/similarity.ipynb #8afe9539
-import math
+import math, re
 
 import numpy as np
 import timm
@@ -18,7 +18,7 @@ from torch import nn
 
 from .judges import weights_hash
 from .stats import NOTHING, mean_interval, weighted_bootstrap
-from ..core import UserError, get_device, pick
+from ..core import UserError, get_device, pick, reason, settings_hash
 from ..encoders import load_encoder
 from ..photos.downloads import hub_trouble
 from ..photos.folders import FolderImages
@@ -121,7 +121,8 @@ class Backbone(nn.Module):
         super().__init__()
         config = timm.data.resolve_data_config(dict(config or {}), model=model)
         self.model, self.size = model.eval().requires_grad_(False), config['input_size'][-1]
-        self.hash = weights_hash(model)
+        numbers = [str(config[k]) for k in ('input_size', 'mean', 'std')]
+        self.hash = settings_hash([weights_hash(model), re.sub(' at 0x[0-9a-f]+', '', repr(model)), numbers])
         for name in ('mean', 'std'): self.register_buffer(name, torch.tensor(config[name]).view(3, 1, 1))
 
     def phi(self, x): # (n, 3, h, w) in [0,1] -> (n, D)
@@ -160,8 +161,7 @@ def load_lpips(
         raise UserError('LPIPS is in the package lpips, which is not installed; run `pip install lpips`.') from None
     try: model = LPIPS(net=net, verbose=False)
     except Exception as e:
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:200]
-        raise UserError(f'cannot get the weights of {net} for LPIPS ({reason}); '
+        raise UserError(f'cannot get the weights of {net} for LPIPS ({reason(e)}); '
                         'check the network connection, or continue without LPIPS.') from e
     return model.eval().requires_grad_(False).to(get_device(device))
 

@@ -7,9 +7,10 @@ __all__ = ['MINI_INPUT', 'IMAGENET_INPUT', 'mini_judges', 'imagenet_classes', 'h
            'load_judge', 'own_judge', 'load_judges', 'mini_audit_material', 'judge_speed', 'spurious_probe']
 
 # %% ../../nbs/audit/zoo.ipynb #26cc2bb8
-import importlib, json, os, re, sys, time
+import importlib, json, os, re, sys, sysconfig, time
 from contextlib import suppress
 from functools import lru_cache
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 import timm
@@ -19,7 +20,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from .judges import Judge, JudgeFailed
 from .meters import load_meters
-from ..core import UserError, atomic, get_device, pick, settings_hash, sha256
+from ..core import UserError, atomic, get_device, pick, reason, settings_hash, sha256
 from ..data import (Target, imagenet_target, mini_class_images, mini_file, mini_null_images, mini_record,
                          mini_references)
 from ..encoders import load_encoder, read_tensors
@@ -236,8 +237,16 @@ def _imported(spec):
     pick(factory, [n for n in dir(module) if not n.startswith('_')], f'function in {name}')
     return module, factory
 
+def _sources(module):
+    "Return the SHA-256 of the module's file, and of all files that it imports and that pip did not install."
+    installed = 'site-packages', 'dist-packages', sysconfig.get_path('stdlib')
+    finder = ModuleFinder([p or os.getcwd() for p in sys.path if not any(i in p for i in installed)])
+    with suppress(Exception): finder.import_hook(module.__name__) # code that cannot be parsed has failed before
+    files = {getattr(m, '__file__', None) for m in (module, *finder.modules.values())}
+    return sorted(sha256(f) for f in files if f and Path(f).is_file())
+
 def _called(spec):
-    "Return what the user's factory returns, as model and dict, and the file it is from."
+    "Return what the user's factory returns, as model and dict, and hashes of the code it is from."
     module, factory = _imported(spec)
     made = getattr(module, factory)()
     model, about = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
@@ -245,7 +254,7 @@ def _called(spec):
         raise JudgeFailed(f'{spec!r} returns {type(model).__name__}; return a torch.nn.Module, '
                           'or (module, dict(transform=..., classes=...)).')
     for key in about: pick(key, ('transform', 'classes', 'mean', 'std'), f'key in the dict of {factory}')
-    return model, about, getattr(module, '__file__', None)
+    return model, about, _sources(module)
 
 # %% ../../nbs/audit/zoo.ipynb #fa3ab0ab
 def own_judge(
@@ -256,17 +265,16 @@ def own_judge(
 )->Judge:
     "Load a judge from the user's own code."
     device = get_device(device)
-    try: model, about, file = _called(spec)
+    try: model, about, code = _called(spec)
     except UserError: raise
     except Exception as e:
-        reason = (str(e).strip() or 'no message').splitlines()[0][:200]
-        raise JudgeFailed(f'{spec!r} fails with {type(e).__name__}: {reason}') from e
+        raise JudgeFailed(f'{spec!r} fails with {reason(e)}') from e
     transform, config = about.get('transform'), {k: about[k] for k in ('mean', 'std') if k in about}
     if transform is None: config = IMAGENET_INPUT | config
     outputs = Judge(spec, model, config, device, transform).logits(torch.full((1, 3, 64, 64), .5)).shape[1]
     names, columns = head_classes(outputs, about.get('classes'), classes)
     judge = Judge(spec, model, config, device, transform, names, columns, protocol)
-    for j in {judge, judge.on_class}: j.kind = settings_hash([j.kind, sha256(file) if file else ''])
+    for j in {judge, judge.on_class}: j.kind = settings_hash([j.kind, code])
     return judge
 
 # %% ../../nbs/audit/zoo.ipynb #eb3a7921

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..core import UserError, atomic, load_png, sha256
+from ..core import UserError, atomic, load_png, reason, sha256
 from ..data import mini_file
 
 # %% ../../nbs/draw/publish.ipynb #b254f862
@@ -152,7 +152,7 @@ def check_repo(
     "Return `repo` if it can be the name of a repository on the hub."
     from huggingface_hub.utils import HFValidationError, validate_repo_id
     try: validate_repo_id(repo)
-    except HFValidationError as e: why = str(e).splitlines()[0]
+    except HFValidationError as e: why = reason(e)
     else: why = '' if repo.count('/') == 1 else 'it has no owner'
     if why: raise UserError(f'{repo!r} cannot be a repository on the Hugging Face hub ({why[:120]}); give owner/name.')
     return repo
@@ -181,9 +181,8 @@ def push_result(
         api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=UPLOADED,
                           commit_message=f'Fine-tuned with spurnb {__version__}')
     except Exception as e:
-        why = (str(e).strip() or type(e).__name__).splitlines()[0][:200]
-        raise UserError(f'cannot upload to {repo!r} ({why}); log in with `hf auth login` and a token that may write '
-                        f'there, then push again: the model is in {str(folder)!r}.') from e
+        raise UserError(f'cannot upload to {repo!r} ({reason(e)}); log in with `hf auth login` and a token that may '
+                        f'write there, then push again: the model is in {str(folder)!r}.') from e
     return str(url)
 
 # %% ../../nbs/draw/publish.ipynb #a58323f0

@@ -11,7 +11,8 @@ import csv, hashlib, logging, signal, threading
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core import UserError, atomic, get_device, pick, read_json, settings_hash, sha256, write_json
+from ..core import (UserError, atomic, get_device, pick, read_json, reason, settings_hash, sha256,
+                         write_json)
 from ..data import mini_file
 from ..photos.downloads import hub_trouble
 
@@ -90,9 +91,8 @@ def _from_pretrained(source, dtype, local):
     except Exception as e:
         if not local: raise UserError(f'cannot load a pipeline: {hub_trouble(str(source), e)}.') from e
         if not isinstance(e, (OSError, ValueError, KeyError)): raise
-        why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise UserError(f'cannot load a pipeline from {str(source)!r} ({why}); check that it has a model_index.json '
-                        'and all parts that this names.') from e
+        raise UserError(f'cannot load a pipeline from {str(source)!r} ({reason(e)}); '
+                        'check that it has a model_index.json and all parts that this names.') from e
 
 # %% ../../nbs/train/checkpoints.ipynb #dbe71872
 def load_pipeline(

@@ -10,7 +10,7 @@ __all__ = ['NETWORK_LAYERS', 'TEXT_LAYERS', 'LORA_FILE', 'has_lora', 'add_lora',
 import re
 from pathlib import Path
 
-from ..core import UserError, atomic, generator, positive
+from ..core import UserError, atomic, generator, positive, reason
 from .families import family_of
 
 # %% ../../nbs/train/lora.ipynb #289e208c
@@ -133,6 +133,5 @@ def load_lora(
         if foreign: raise ValueError(f'they are for a model with {" and ".join(sorted(foreign))}')
         pipe.load_lora_weights(**source)
     except (OSError, ValueError, RuntimeError) as e:
-        why = str(e).strip().splitlines()[0][:200]
-        raise UserError(f'cannot load LoRA weights from {str(name)!r} ({why}); were they made for this '
+        raise UserError(f'cannot load LoRA weights from {str(name)!r} ({reason(e)}); were they made for this '
                         'model?') from None
