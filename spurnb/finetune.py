@@ -6,13 +6,14 @@
 __all__ = ['log', 'FREE', 'run_identity', 'finetune', 'Finetuned', 'finetune_target']
 
 # %% ../nbs/06_finetune.ipynb #f39f74f6
-import logging, shutil
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from .core import UserError, cap_threads, get_device, process_state, sha256, track
+from .core import (UserError, cap_threads, claim, discard, get_device, process_state, sha256,
+                         track)
 from .draw.publish import check_repo, model_card, push_result
 from .train.batches import prior_images
 from .train.checkpoints import (last_state, load_pipeline, load_result, noted_signals, pipeline_hash, read_losses,
@@ -51,7 +52,7 @@ def _changes(a, b, name=''):
 # %% ../nbs/06_finetune.ipynb #eaccb257
 def _clear(states):
     "Remove all states in a folder."
-    for f in states.glob('step-*'): f.unlink()
+    for f in states.glob('step-*'): discard(f)
 
 def _resume(trainer, states, identity):
     "Restore the last state; return steps done, their history, and how another run's state differs."
@@ -59,7 +60,7 @@ def _resume(trainer, states, identity):
     if not record: return 0, [], []
     if stale := _changes(record['identity'], identity):
         log.warning('%s is from another run (%s); training starts over.', states, '; '.join(stale))
-        shutil.rmtree(states/'validation', ignore_errors=True)
+        discard(states/'validation')
         return 0, [], stale
     trainer.restore(state)
     done = record['step']
@@ -111,11 +112,14 @@ def finetune(
         trainer.finish()
         return history
     states, result, last = Path(folder)/'checkpoints'/arm, Path(folder)/'model'/arm, settings.max_train_steps
+    if trainer.accelerator.is_main_process: claim(folder, 'spurnb_finetune', empty=False, own=(states, result))
+    trainer.accelerator.wait_for_everyone()
     identity = run_identity(trainer, references, prior)
     if load_result(pipe, result, last, identity):
         trainer.finish(average=False)
         return read_losses(states/'losses.csv')
     first, history, stale = _resume(trainer, states, identity)
+    if result.exists(): log.warning('%s holds a model of other settings; it is replaced at the end.', result)
 
     def keep(done, history):
         if not trainer.accelerator.is_main_process: return

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from .core import (UserError, atomic, generator, load_png, positive, process_state, save_png, settings_hash,
-                         sha256, to_tensor, track)
+from .core import (UserError, atomic, claim, discard, generator, load_png, positive, process_state,
+                         save_png, settings_hash, sha256, to_tensor, track)
 from .draw.samplers import prompt_variations, sample_images, use_sampler
 from .train.checkpoints import load_pipeline, pipeline_hash
 from .train.lora import load_lora
@@ -163,11 +163,11 @@ def _kept(folder, settings, redo):
         if found.get('spurnb') == _mark(settings, i):
             rows[i] = _line(settings, i, int(found['retries']), found['sha256'])
         elif found: stale.append(path)
-        elif path.name in listed: path.unlink()             # ours, and damaged
+        elif path.name in listed: discard(path)             # ours, and damaged
     if stale and not redo:
         raise UserError(f'{str(folder)!r} holds {len(stale)} images of other settings; '
                         'choose another folder, or replace them with --fresh.')
-    for path in stale: path.unlink()
+    for path in stale: discard(path)
     return rows
 
 # %% ../nbs/07_generate.ipynb #8438bfb3
@@ -229,8 +229,9 @@ def generate(
     settings = image_settings(pipe, prompt, arm, seed, num_inference_steps, guidance_scale, negative_prompt, size,
                               model_hash, guide)
     folder, state = Path(folder), process_state(pipe.device.type)
-    folder.mkdir(parents=True, exist_ok=True)
     first = state is None or state.is_main_process
+    files = [folder/'images.csv', *(folder/f'{i:05d}.png' for i in range(n))]
+    if first: claim(folder, 'spurnb_generate', empty=False, own=files)
     rows = _from_first(lambda: _kept(folder, settings, redo), state)
     if first: _write_manifest(folder, rows)                 # stale lines go before the first new image comes
     kept = sum(i < n for i in rows)

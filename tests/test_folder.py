@@ -1,7 +1,7 @@
 "Folders, classifiers and limits that an audit refuses."
 import pytest
 
-from spurnb.core import UserError, save_png, write_json
+from spurnb.core import UserError, claim, save_png
 from spurnb.data import mini_root
 from spurnb.report.folder import audit_folder, gate, verdict
 from spurnb.world.scenes import reference_scenes
@@ -12,7 +12,7 @@ weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="n
 @pytest.fixture
 def jets(tmp_path):
     for i, scene in enumerate(reference_scenes('fireboat', 2)): save_png(tmp_path/'jets'/f'{i}.png', scene.draw())
-    write_json(tmp_path/'other'/'config.json', dict(command='spurnb_audit', images='elsewhere', target='fireboat'))
+    claim(tmp_path/'other', 'spurnb_audit', images='/elsewhere', target='fireboat')
     (tmp_path/'full').mkdir()
     (tmp_path/'full'/'notes.txt').write_text('mine')
     (tmp_path/'file').write_text('mine')
@@ -21,7 +21,8 @@ def jets(tmp_path):
 
 @weights
 @pytest.mark.parametrize('how, said', [
-    (dict(out='other'), 'choose another folder'), (dict(out='full'), 'choose another folder'),
+    (dict(out='other'), "audit of '/elsewhere'.*choose another --out"),
+    (dict(out='full'), 'choose another --out'),
     (dict(out='file'), 'is a file'), (dict(positives='nowhere'), 'there is no folder'),
     (dict(judges=['test_resnet', 'resnet50']), 'audit them separately'), (dict(images='nowhere'), 'there is no folder'),
     (dict(target='fire boat'), 'fireboat'), (dict(detector='clip:any'), 'must be calibrated'),

@@ -33,7 +33,7 @@ def folder(pipe, tmp_path):
     return tmp_path/'images'
 
 
-def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+def contents(folder): return {p.name: p.read_bytes() for p in folder.glob('[!.]*') if p.is_file()}
 
 FOUR = dict(batch_size=4, num_inference_steps=4)
 
@@ -412,7 +412,7 @@ def test_export(tiny_folder, tmp_path, capsys):
     exported(tiny_folder, tmp_path, capsys, arm='prompted')     # an export may replace an export
     (tmp_path/'set'/'README.md').write_text('my notes')
     with pytest.raises(SystemExit) as left: exported(tiny_folder, tmp_path, capsys, arm='prompted')
-    assert left.value.code == 2 and 'not an export of spurnb' in capsys.readouterr().err
+    assert left.value.code == 2 and 'was changed since its export' in capsys.readouterr().err
     assert (out/'README.md').read_text() == 'my notes'
 
 

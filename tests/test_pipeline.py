@@ -4,7 +4,7 @@ import json, os, shutil, signal, subprocess, sys, time
 import pytest
 
 from spurnb.cli import spurnb_run, spurnb_world
-from spurnb.core import write_json
+from spurnb.core import claim, write_json
 from spurnb.data import mini_root
 
 
@@ -83,13 +83,15 @@ def test_a_file_is_no_folder(capsys, tmp_path):
 
 
 def test_a_run_of_another_version_or_target(capsys, tmp_path):
+    claim(tmp_path, 'spurnb_run')
     write_json(tmp_path/'config.json', dict(version='0.0.1', settings=dict(target='fireboat', seed=0)))
     assert 'made by spurnb 0.0.1' in refused(capsys, '--out', tmp_path)
     from spurnb import __version__
     write_json(tmp_path/'config.json', dict(version=__version__, settings=dict(target='koala', seed=0)))
     assert "target 'koala'" in refused(capsys, '--out', tmp_path)
-    (tmp_path/'config.json').write_text('{')
-    assert 'damaged' in refused(capsys, '--out', tmp_path)
+    for text in ('{', '[1]', 'null', '{"settings": 3}'):
+        (tmp_path/'config.json').write_text(text)
+        assert 'damaged' in refused(capsys, '--out', tmp_path)
 
 
 def test_a_damaged_weight_is_named(capsys, tmp_path, monkeypatch):

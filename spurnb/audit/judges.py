@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torchvision import transforms as T
 
-from ..core import UserError, atomic, reason, settings_hash, sha256, to_pil, track
+from ..core import UserError, atomic, reason, settings_hash, sha256, to_pil, track, unlisted
 from ..data import image_hashes
 from ..photos.folders import read_ahead
 
@@ -235,7 +235,7 @@ def _cached(folder):
             about = file.stat()
             known.update(zip(*_read(file, (about.st_mtime_ns, about.st_size))))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            file.unlink(missing_ok=True)
+            if not unlisted(file): file.unlink(missing_ok=True)
     return known
 
 def _missing(hashes, known, part): # numbers of images without a cached row, each image once, in lists of `part`

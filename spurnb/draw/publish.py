@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..core import UserError, atomic, load_png, reason, sha256
+from ..core import UserError, atomic, claim, load_png, reason, sha256, unchanged
 from ..data import mini_file
 
 # %% ../../nbs/draw/publish.ipynb #b254f862
@@ -245,15 +245,6 @@ def _lines(arms):
             rows.append((path, dict(known, file_name=f'{arm}/{path.name}', arm=arm)))
     return rows
 
-def _check_free(out):
-    "Check that `out` is absent, empty or an earlier export."
-    if not out.exists(): return
-    card = out/'README.md'
-    text = card.read_text(encoding='utf-8') if card.is_file() else ''
-    exported = (out/'metadata.jsonl').is_file() and 'made with spurnb' in text
-    if not out.is_dir() or (any(out.iterdir()) and not exported):
-        raise UserError(f'{str(out)!r} is not an export of spurnb; choose another folder.')
-
 # %% ../../nbs/draw/publish.ipynb #ba663a26
 def export_images(
     arms:dict, # name -> (lines of its manifest, folder of its images)
@@ -264,7 +255,8 @@ def export_images(
 )->Path: # `out`
     "Write images as an ImageFolder with `metadata.jsonl` and a data set card; nothing leaves this machine."
     out, rows = Path(out), _lines(arms)
-    _check_free(out)
+    claim(out, 'spurnb_generate --export', own=[out])
+    if not unchanged(out): raise UserError(f'{str(out)!r} was changed since its export; choose another folder.')
     for p in sorted(Path(references).glob('*.png')) if references else ():
         rows.append((p, dict(file_name=f'references/{p.name}', arm='references')))
     if not rows: raise UserError('there are no images to export; generate some first.')

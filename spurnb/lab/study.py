@@ -8,12 +8,12 @@ __all__ = ['DEVELOPMENT', 'HELD_OUT', 'PARTS', 'TRAINED', 'STRENGTHS', 'BASELINE
            'run_job', 'run_study', 'read_study', 'known_seconds', 'expected_hours']
 
 # %% ../../nbs/lab/study.ipynb #7620ab87
-import os, shutil, subprocess, sys, time
+import os, subprocess, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..core import pick, read_json, settings_hash, share, track, write_json
+from ..core import discard, pick, read_json, settings_hash, share, track, write_json
 from ..run.settings import change, recorded
 from ..world.scenes import CLASSES
 
@@ -244,7 +244,7 @@ def run_job(
             found[name] = dict(record, key=key, seconds=round(time.time() - began))
             write_json(file, found)
             began = time.time()
-    for what in ('model', 'checkpoints'): shutil.rmtree(folder/what, ignore_errors=True)
+    for what in ('model', 'checkpoints'): discard(folder/what)
     return found
 
 def run_study(

@@ -6,11 +6,12 @@
 __all__ = ['audit_folder', 'gate', 'verdict']
 
 # %% ../../nbs/report/folder.ipynb #939c9ec9
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 
 from .. import __version__
-from ..core import UserError, atomic, check_torch, get_device, process_state, read_json, write_json
+from ..core import UserError, atomic, check_torch, claim, get_device, process_state, write_json
 from .page import write_report
 from .summary import percent
 from .tables import check_formats
@@ -58,14 +59,12 @@ def _material(target, ours, cache, device, positives, references, detector, spac
 # %% ../../nbs/report/folder.ipynb #5b1a7f12
 def _claim(out, config):
     "Write `config.json` into `out`, or raise if the folder contains anything but an earlier run of this audit."
-    if out.exists() and not out.is_dir(): raise UserError(f'{str(out)!r} is a file; give a folder for the results.')
-    file, old = out/'config.json', {}
-    if file.is_file(): old = read_json(file)
-    elif out.exists() and any(out.iterdir()): old = dict(command='')
-    if old and any(old.get(k) != config[k] for k in ('command', 'images', 'target')):
-        raise UserError(f'{str(out)!r} contains something other than an audit of {config["images"]!r} '
-                        f'for {config["target"]!r}; choose another folder for the results.')
-    write_json(file, config)
+    where = os.path.realpath(config['images'])
+    known = claim(out, 'spurnb_audit', images=where, target=config['target'])
+    if where != known.get('images') or config['target'] != known.get('target'):
+        raise UserError(f'{str(out)!r} contains an audit of {known.get("images")!r} for {known.get("target")!r}, not of '
+                        f'{config["images"]!r} for {config["target"]!r}; choose another --out.')
+    write_json(out/'config.json', config)
 
 def _write_audit(out, metrics, scores, files, formats):
     "Write what an audit found, and its report."
@@ -105,7 +104,7 @@ def audit_folder(
     aim = mini_target(target) if ours else class_target(target, judging[0].classes, feature)
     first, cache = state is None or state.is_main_process, out and out/'logits'
     if out and first:
-        about = dict(images=Path(images).as_posix(), target=target, feature=feature, judges=names, protocol=protocol)
+        about = dict(images=Path(images).as_posix(), target=aim.name, feature=feature, judges=names, protocol=protocol)
         about |= dict(processes=state.num_processes if state else 1, **{k: v and str(v) for k, v in company.items()})
         created = datetime.now(timezone.utc).isoformat(timespec='seconds')
         _claim(out, dict(command='spurnb_audit', version=__version__, created=created, **about))

@@ -11,7 +11,7 @@ import csv, hashlib, logging, signal, threading
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core import (UserError, atomic, get_device, pick, read_json, reason, settings_hash, sha256,
+from ..core import (UserError, atomic, discard, get_device, pick, read_json, reason, settings_hash, sha256,
                          write_json)
 from ..data import mini_file
 from ..photos.downloads import hub_trouble
@@ -42,8 +42,8 @@ def save_state(
         write_json(file.with_suffix('.json'), dict(step=step, sha256=sha256(file), **record))
     records = [f for f in sorted(Path(folder).glob('step-*.json')) if f.stem <= file.stem]
     for old in records[:-2]:
-        old.unlink()
-        old.with_suffix('.safetensors').unlink(missing_ok=True)
+        discard(old)
+        discard(old.with_suffix('.safetensors'))
 
 # %% ../../nbs/train/checkpoints.ipynb #67f7c1dc
 def last_state(

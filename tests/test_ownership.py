@@ -1,0 +1,137 @@
+"What belongs to somebody else is never written over or removed; what spurnb wrote is recognized by name and SHA-256."
+import json
+
+import pytest
+from PIL import Image
+
+from spurnb.core import MARK, UserError, atomic, claim, discard, sha256, unlisted, write_json
+from spurnb.data import mini_root
+from spurnb.pipeline import open_folder
+from spurnb.run.settings import RunSettings
+
+weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="no weights")
+
+
+def tree(folder):
+    "Return the contents of all files in a folder."
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        file = folder/name.replace('__', '/')
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+@pytest.fixture
+def results(tmp_path):
+    "A folder that a command has claimed, with a file and a folder that it wrote."
+    folder = tmp_path/'results'
+    claim(folder, 'spurnb_test')
+    write_json(folder/'metrics.json', dict(rate=.5))
+    with atomic(folder/'model') as part: write(part, unet__weights='w', config='c')
+    return folder
+
+
+def test_a_marker_says_who_wrote_what(results):
+    head, *lines = map(json.loads, (results/MARK).read_text().splitlines())
+    assert head == dict(command='spurnb_test', format=1)
+    assert {l['file']: l['sha256'] for l in lines} == {
+        f: sha256(results/f) for f in ('metrics.json', 'model/unet/weights', 'model/config')}
+
+
+@pytest.mark.parametrize('name', ['report.html', 'model', 'model/notes'])
+def test_somebody_elses_file_is_not_written_over(results, name):
+    write(results, **{'report.html': 'mine'} if name == 'report.html' else dict(model__notes='mine'))
+    before = tree(results)
+    with pytest.raises(UserError, match='was not made by spurnb'):
+        with atomic(results/name) as part: part.write_text('spurnb')
+    assert tree(results) == before
+
+
+def test_a_changed_file_is_set_aside(results, caplog):
+    for i, text in enumerate(('mine', 'mine again')):
+        (results/'metrics.json').write_text(text)
+        write_json(results/'metrics.json', i)
+    assert (results/'metrics.json.changed').read_text() == 'mine' and 'has changed since' in caplog.text
+    assert (results/'metrics.json.changed1').read_text() == 'mine again'
+    write_json(results/'metrics.json', 5) # nobody has changed it since
+    assert not (results/'metrics.json.changed2').exists()
+
+
+def test_discard_removes_what_is_listed(results, caplog):
+    write(results, notes='mine', model__unet__more='mine')
+    (results/'model'/'config').write_text('edited')
+    discard(results)
+    assert tree(results).keys() == {MARK, 'notes', 'model/unet/more', 'model/config.changed'}
+    assert 'notes' in caplog.text and 'more' in caplog.text and 'config.changed' in caplog.text
+
+
+def test_a_killed_write_is_still_ours(results):
+    "A line is written before its file gets its place."
+    line = dict(file='metrics.json', sha256='0'*64)
+    with open(results/MARK, 'a') as f: f.write(json.dumps(line) + '\n')
+    write_json(results/'metrics.json', 7)
+    assert not unlisted(results/'metrics.json') and len(tree(results)) == 4
+
+
+@pytest.mark.parametrize('text', ['[1]', '{}', 'no JSON', '{"command": "other"}\n'])
+def test_a_strange_marker(tmp_path, text):
+    (tmp_path/MARK).write_text(text)
+    with pytest.raises(UserError, match='choose another --out'): claim(tmp_path, 'spurnb_test')
+
+
+def test_an_empty_marker_is_of_a_killed_process(tmp_path):
+    (tmp_path/MARK).write_text('')
+    claim(tmp_path, 'spurnb_test')
+    assert json.loads((tmp_path/MARK).read_text())['command'] == 'spurnb_test'
+
+
+OTHERS = dict(
+    hub=dict([('config.json', '{"model_type": "vit"}'), ('model__weights.bin', 'w'), ('images__photo.txt', 'p')]),
+    list=dict([('config.json', '[1]')]), other=dict([('config.json', '{"command": "spurnb_run"}'), ('scores.csv', 's')]))
+
+
+@pytest.mark.parametrize('what', OTHERS)
+@pytest.mark.parametrize('fresh', [False, True])
+def test_a_run_leaves_other_folders_alone(tmp_path, what, fresh):
+    write(tmp_path, **OTHERS[what])
+    before = tree(tmp_path)
+    settings = RunSettings(out=str(tmp_path))
+    with pytest.raises(UserError, match='did not make; choose another --out') as e: open_folder(settings, fresh)
+    assert '--fresh' not in str(e.value) and tree(tmp_path) == before
+
+
+def test_a_run_leaves_an_audit_alone(tmp_path):
+    claim(tmp_path, 'spurnb_audit')
+    write_json(tmp_path/'metrics.json', 1)
+    before = tree(tmp_path)
+    for fresh in (False, True):
+        with pytest.raises(UserError, match='made by spurnb_audit'):
+            open_folder(RunSettings(out=str(tmp_path)), fresh)
+    assert tree(tmp_path) == before
+
+
+def test_fresh_removes_a_run_and_keeps_what_was_added(tmp_path):
+    settings = RunSettings(out=str(tmp_path))
+    open_folder(settings)
+    write_json(tmp_path/'metrics.json', 1)
+    write(tmp_path, images__mine='photo', model__sfsl__notes='n')
+    open_folder(settings, fresh=True)
+    assert tree(tmp_path).keys() == {MARK, 'config.json', 'images/mine', 'model/sfsl/notes'}
+
+
+@weights
+def test_generate_leaves_a_table_and_images_alone(tmp_path):
+    "A folder with the user's own images.csv, or an image of the name that is to be written."
+    from spurnb.cli import spurnb_generate
+    for name in ('images.csv', '00000.png'):
+        folder = tmp_path/name.partition('.')[0]
+        write(folder, **{name: 'file,label'})
+        Image.new('RGB', (8, 8)).save(folder/'a.png')
+        before = tree(folder)
+        for fresh in ([], ['--fresh']):
+            with pytest.raises(SystemExit) as stop:
+                spurnb_generate(['a jet', '--n', '1', '--num_inference_steps', '2', '--out', str(folder), *fresh])
+            assert stop.value.code == 2 and tree(folder) == before
