@@ -318,9 +318,9 @@ def _audit_features(o, protocols): # scores on Spurious ImageNet; 2 if a classif
 
 # %% ../nbs/cli.ipynb #ab612a44
 def _audit_images(o): # audit of a folder; 1 above the limit, 2 if a classifier was left out
-    from spurnb.audit.zoo import read_classes
     from spurnb.report.folder import audit_folder, verdict
     from spurnb.report.summary import text_report
+    if o.classes: from spurnb.audit.zoo import read_classes
     a, out = o.audit, Path(o.out or Path('runs')/f'audit-{Path(o.images).resolve().name}')
     metrics, _ = audit_folder(
         o.images, o.target, list(a.judges), out, o.feature, o.device or None, a.protocol,
@@ -344,8 +344,8 @@ def spurnb_audit(
     if (given := sum(map(bool, (o.images, o.compare, o.data)))) != 1:
         raise UserError(f'give {"only one" if given else "one"} of a folder of images, --data and --compare.')
     if o.compare: return _compare(o)
-    cap_threads()
     if o.data:
+        cap_threads()
         one = any(_last(a.partition('=')[0]) == 'protocol' for a in args)
         code = _audit_features(o, (o.audit.protocol,) if one else ('original', 'model'))
     else:

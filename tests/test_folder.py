@@ -1,12 +1,19 @@
 "Folders, classifiers and limits that an audit refuses."
+import json, os, subprocess, sys
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
-from spurnb.core import UserError, claim, save_png
-from spurnb.data import mini_root
-from spurnb.report.folder import audit_folder, gate, verdict
+from spurnb.core import UserError, claim, read_json, save_png
+from spurnb.data import mini_file, mini_root
+from spurnb.report.folder import audit_folder, gate, remembered, verdict
 from spurnb.world.scenes import reference_scenes
 
 weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="no weights")
+
+
+root = str(Path(__file__).resolve().parents[1])
 
 
 @pytest.fixture
@@ -49,3 +56,57 @@ def rate(value, low, high, n=64): return dict(images=dict(value=value, low=low, 
     (dict(a=rate(.02, 0, .08)), ['limit of 20% kept by the only classifier'], False)])
 def test_a_verdict_in_words(found, lines, broken):
     assert verdict(dict(classifiers=found), .2) == (lines, broken)
+
+
+AGAIN = '''
+import sys
+from spurnb.cli import spurnb_audit
+spurnb_audit([*sys.argv[1:], '--audit.judges', 'test_resnet', 'test_vit'])
+print('torch' in sys.modules)
+'''
+
+
+@weights
+def test_the_same_audit_again_does_not_import_torch(jets):
+    "Only if nothing has changed: neither images nor options nor results."
+    def audit(*more):
+        command = [sys.executable, '-c', AGAIN, 'jets', '--out', 'audit', *more]
+        r = subprocess.run(command, text=True, capture_output=True, cwd=jets, env=os.environ | {'PYTHONPATH': root})
+        assert r.returncode == 0, r.stderr
+        *said, loaded = r.stdout.splitlines()
+        return said, loaded == 'True'
+    first, loaded = audit()
+    assert loaded
+    assert audit() == (first, False)
+    assert audit('--feature', 'a jet') == (first, True) and audit('--feature', 'a jet')[1] is False
+    (jets/'audit'/'report.html').unlink()
+    assert audit('--feature', 'a jet')[1] and (jets/'audit'/'report.html').is_file()
+    save_png(jets/'jets'/'2.png', reference_scenes('fireboat', 3)[2].draw())
+    said, loaded = audit('--feature', 'a jet')
+    assert loaded and said != first
+
+
+@weights
+def test_remembered_results_are_the_ones_that_were_computed(jets):
+    how = jets/'jets', 'fireboat', ['test_resnet'], jets/'audit'
+    metrics, scores = audit_folder(*how)
+    again, same = audit_folder(*how)
+    assert json.dumps(again) == json.dumps(read_json(jets/'audit'/'metrics.json'))
+    pd.testing.assert_frame_equal(scores, same, check_dtype=False)
+    mine = remembered(jets/'audit', {})
+    assert mine is None # other options
+
+
+@weights
+def test_changed_weights_are_not_remembered(jets, tmp_path):
+    from safetensors.torch import load_file, save_file
+    state = load_file(mini_file('judges/test_resnet.safetensors'))
+    judge = f'test_resnet@{tmp_path/"mine.safetensors"}'
+    def rates():
+        found = audit_folder(jets/'jets', '0', [judge], jets/'audit', classes=list('abcdef'))[0]
+        return found['judges'][judge]['weights']
+    save_file(state, tmp_path/'mine.safetensors')
+    first = rates()
+    assert rates() == first
+    save_file({k: v + 1 if k.endswith('bias') else v for k, v in state.items()}, tmp_path/'mine.safetensors')
+    assert rates() != first

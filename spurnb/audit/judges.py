@@ -116,7 +116,7 @@ class Judge:
             transform = timm.data.create_transform(**self.config, is_training=False)
         self.transform = transform
         self.transform_hash, self.config['input_size'] = transform_hash(transform)
-        self.on_class = self # the same judge for images of the class
+        self.on_class, self.files = self, None # the same judge for images of the class; where its weights are
         self._set_model(model)
         if protocol == 'original': self._use_original()
 

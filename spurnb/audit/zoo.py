@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MINI_INPUT', 'IMAGENET_INPUT', 'mini_judges', 'imagenet_classes', 'head_classes', 'read_classes', 'class_target',
-           'load_judge', 'own_judge', 'load_judges', 'mini_audit_material', 'judge_speed', 'spurious_probe']
+           'hub_files', 'load_judge', 'own_judge', 'load_judges', 'mini_audit_material', 'judge_speed',
+           'spurious_probe']
 
 # %% ../../nbs/audit/zoo.ipynb #26cc2bb8
 import importlib, json, os, re, sys, sysconfig, time
@@ -22,7 +23,7 @@ from .judges import Judge, JudgeFailed
 from .meters import load_meters
 from ..core import UserError, atomic, get_device, pick, reason, settings_hash, sha256
 from ..data import (Target, imagenet_target, mini_class_images, mini_file, mini_null_images, mini_record,
-                         mini_references)
+                         mini_references, mini_root)
 from ..encoders import load_encoder, read_tensors
 from ..photos.downloads import hub_trouble
 from ..photos.folders import read_folder
@@ -203,6 +204,24 @@ def _loader(name):
     pick(name, [*mini_judges(), *timm.list_models(), *timm.list_models(pretrained=True)], 'classifier')
     return _timm
 
+def hub_files(
+    name:str, # a folder, or a name on the hub
+)->"list|None": # None if there are none here
+    "Return where the files of a model are: the folder, or its parts in the hub's cache."
+    from huggingface_hub import constants
+    if Path(name).is_dir(): return [str(Path(name).absolute())]
+    kept = Path(constants.HF_HUB_CACHE)/f'models--{name.replace("/", "--")}'
+    return [str(kept/'refs'), str(kept/'snapshots')] if (kept/'snapshots').is_dir() else None
+
+def _files(name, judge): # where the weights of a judge are; None if only its code knows
+    loader = _loader(name)
+    if loader is _mini: return [str(mini_root())]
+    if loader is _file: return [str(Path(name.partition('@')[2]).absolute())]
+    if loader is _folder: return hub_files(name)
+    kind, _, where = name.rpartition(':')
+    if loader is _transformers or kind in ('hf-hub', 'hf_hub', 'local-dir'): return hub_files(where)
+    if loader is _timm: return hub_files(judge.model.pretrained_cfg.get('hf_hub_id') or '')
+
 def load_judge(
     name:str, # as in the table above
     device:str|None='cpu', # as for `get_device`
@@ -211,7 +230,10 @@ def load_judge(
 )->Judge:
     "Load a judge by name; an error says why it cannot be loaded, or suggests the nearest names."
     device = get_device(device)
-    try: return _loader(name)(name, device, protocol, classes)
+    try:
+        judge = _loader(name)(name, device, protocol, classes)
+        judge.files = _files(name, judge)
+        return judge
     except UserError: raise
     except Exception as e:
         trouble = hub_trouble(re.sub('^(hf-hub|hf_hub|transformers|torchvision):', '', name), e)

@@ -59,7 +59,8 @@ def read_scores(
     "Read what `audit` found about each image."
     import pandas as pd
     path, text = Path(folder)/'scores.csv', dict(arm=str, file=str, hash=str)
-    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=['']) if path.is_file() else None
+    if not path.is_file(): return None
+    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[''], float_precision='round_trip')
 
 # %% ../../nbs/report/records.ipynb #173b32e7
 def _known(row, key, kind):
