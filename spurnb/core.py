@@ -10,7 +10,7 @@ __all__ = ['MARK', 'log', 'generator', 'settings_hash', 'unlisted', 'unchanged',
 
 # %% ../nbs/00_core.ipynb #b6729d83
 import contextlib, errno, functools, hashlib, importlib.util, json, logging, math
-import os, re, shutil, sys, tempfile, time
+import os, re, shutil, sys, tempfile, time, traceback
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -213,38 +213,51 @@ def positive(
     return value
 
 # %% ../nbs/00_core.ipynb #a45bca12
-_cannot_write = {getattr(errno, e, None) for e in (
-    'ENOSPC EDQUOT EACCES EPERM EROFS ENOTDIR EISDIR EEXIST ENAMETOOLONG'.split())} - {None}
+def _where(error): # the line of our own code that a bug comes from
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f'{Path(f.filename).name}:{f.lineno}' for f in frames if 'spurnb' in Path(f.filename).parts]
+    return f' at {lines[-1]}' if lines else ''
+
+def _cannot_use(error): # a sentence about a file that the system refuses
+    cures = {errno.EACCES: 'ask for the permission', errno.EPERM: 'ask for the permission',
+             errno.ENOSPC: 'free some space, or choose another folder', errno.EDQUOT: 'free some space',
+             errno.EROFS: 'choose another folder', errno.ENOENT: 'check the name'}
+    where = str(error.filename or 'the output folder')
+    return f'cannot use {where!r}: {error.strerror}; {cures.get(error.errno, "choose another")}'
+
+def _verdict(error): # what to say about an exception, and the exit code
+    full, text = os.strerror(errno.ENOSPC), str(error)
+    if isinstance(error, UserError): return text, 2
+    if isinstance(error, KeyboardInterrupt): return 'stopped; finished work is kept, and the same command resumes it', 130
+    if full in text and not getattr(error, 'filename', None): # libraries in other languages have their own errors
+        return f'{full.lower()}; free some space and run the same command again, or choose another folder', 2
+    if isinstance(error, OSError) and error.errno: return _cannot_use(error), 2
+    if isinstance(error, MemoryError) or 'out of memory' in text.lower():
+        return 'there is not enough memory; take smaller batches, smaller images or a smaller model', 2
+    return (f'a bug{_where(error)}: {reason(error)}; please report it at https://github.com/spurnb/spurnb/issues with '
+            'what --debug prints', 4)
 
 def cli_errors(
     func, # the function behind a command
 ): # `func` with the same signature, which exits instead of showing a traceback
-    "Turn errors that a user can cause into one line on stderr and exit code 2 (130: Ctrl-C, 141: a closed pipe)."
-    def leave(message, code):
-        print(f'{func.__name__}: {message}', file=sys.stderr)
-        raise SystemExit(code)
-
+    "Turn exceptions into one line on stderr and an exit code; `--debug` sets `SPURNB_DEBUG`, which shows tracebacks."
     @functools.wraps(func)
     def command(*args, **kwargs):
+        for stream in (sys.stdout, sys.stderr): # a name that the terminal cannot show is no reason to lose work
+            with contextlib.suppress(AttributeError, ValueError): stream.reconfigure(errors='replace')
         try:
             result = func(*args, **kwargs)
             sys.stdout.flush()
-        except UserError as e:
-            leave(e, 2)
-        except KeyboardInterrupt:
-            leave('stopped; finished work is kept, and the same command resumes it', 130)
         except BrokenPipeError: # the reader has left, as after `| head`; finished work is on disk
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
-        except OSError as e:
-            if e.errno not in _cannot_write: raise
-            where = str(e.filename or 'the output folder')
-            leave(f'cannot use {where!r}: {e.strerror}; choose another folder or free some space', 2)
-        except Exception as e: # libraries in other languages report a full disk in their own errors
-            full = os.strerror(errno.ENOSPC)
-            if full not in str(e): raise
-            leave(f'{full.lower()}; free some space and run the same command again, '
-                  'or choose another folder', 2)
+        except (Exception, KeyboardInterrupt) as e:
+            message, code = _verdict(e)
+            with contextlib.suppress(OSError):
+                if os.environ.get('SPURNB_DEBUG'): traceback.print_exc()
+                print(f'{func.__name__}: {" ".join(message.splitlines())}', file=sys.stderr)
+            raise SystemExit(code) from None
         return result if isinstance(result, int) else None
     return command
 

@@ -43,6 +43,9 @@ def test_help_answers_at_once(command):
     seconds = cpu() - before # of the processor, so that a busy machine does not count
     assert r.returncode == 0, r.stderr
     assert r.stdout.startswith('usage: spurnb_') and '--help' in r.stdout
+    if '{' not in r.stdout.partition('\n')[0]: # the help of one command
+        codes = r.stdout.partition('exit codes:')[2]
+        assert re.findall(r'^ +(\d+) +\S', codes, re.M) == '0 1 2 3 4 130 141'.split() and '--debug' in r.stdout
     imported = set(r.stderr.rpartition('imported:')[2].split())
     assert not heavy & imported, f'--help imports {heavy & imported}'
     assert seconds < 2, f'{seconds:.1f} s'

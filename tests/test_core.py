@@ -341,3 +341,41 @@ def test_a_closed_pipe_is_no_traceback():
         p.stdout.close()
         said = p.stderr.read()
     assert (p.returncode, said) == (141, b'')
+
+
+ENDS = dict(
+    mistake=('raise UserError("3 is too much")', 2, '3 is too much'),
+    bug=('return dict()["w"]', 4, "a bug: KeyError: 'w'; please report it at https://github.com/spurnb/spurnb/issues"),
+    empty_message=('raise RuntimeError', 4, 'a bug: RuntimeError; please report'),
+    our_line=('core.sha256(3.5)', 4, 'a bug at core.py:'),
+    interrupted=('raise KeyboardInterrupt', 130, 'the same command resumes'),
+    full=('raise RuntimeError("No space left on device (os error 28)")', 2, 'free some space'),
+    permission=('raise PermissionError(errno.EACCES, "Permission denied", "a.png")', 2, "'a.png': Permission denied; ask"),
+    gone=('open("nowhere.json")', 2, "cannot use 'nowhere.json': No such file or directory; check the name"),
+    memory=('raise RuntimeError("CUDA out of memory. Tried\\nmore")', 2, 'not enough memory'),
+    two_lines=('raise UserError("one\\ntwo")', 2, 'one two'))
+
+
+@pytest.mark.parametrize('name', ENDS)
+@pytest.mark.parametrize('debug', [False, True])
+def test_every_end_of_a_command(name, debug, monkeypatch, capsys):
+    "One line and its exit code; a traceback only with --debug."
+    body, code, words = ENDS[name]
+    scope = dict(core=core, errno=errno, UserError=core.UserError)
+    exec(f'def spurnb_demo():\n    {body}', scope)
+    monkeypatch.setenv('SPURNB_DEBUG', '1' if debug else '')
+    with pytest.raises(SystemExit) as stop: core.cli_errors(scope['spurnb_demo'])()
+    said = capsys.readouterr().err
+    line = said.splitlines()[-1]
+    assert stop.value.code == code and line.startswith('spurnb_demo: ') and words in line
+    assert ('Traceback' in said) == debug and (debug or said.count('\n') == 1)
+    assert 'room' not in line and ('free' in line) == (name == 'full')
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'cp1252'])
+def test_a_terminal_that_cannot_show_a_name(encoding, tmp_path):
+    "Finished work is never lost because of a character."
+    code = "from spurnb.core import cli_errors\ncli_errors(lambda: print('Zaunkönig 鳥.png'))()\nprint('end')"
+    p = subprocess.run([sys.executable, '-c', code], capture_output=True,
+                       env=os.environ | dict(PYTHONPATH=str(root), PYTHONIOENCODING=encoding))
+    assert p.returncode == 0 and p.stdout.endswith(b'end\n') and not p.stderr

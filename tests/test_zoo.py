@@ -186,7 +186,7 @@ def test_judges_from_a_hub(hub, feeders, tmp_path):
     audit = start_audit(feeders, [*names, 'hf-hub:me/nothing'], tmp_path/'out', **hub)
     said, complaints = audit.communicate(timeout=600)
     found = metrics_of(tmp_path/'out')
-    assert audit.returncode == 2, complaints
+    assert audit.returncode == 3, complaints
     assert list(found['classifiers']) == names and list(found['left_out']) == ['hf-hub:me/nothing'], said
     assert found['classifiers']['hf-hub:me/timm'] == found['classifiers']['test_resnet'] # the same weights
     assert 'hf-hub:me/nothing was left out: cannot get the weights' in said and 'Traceback' not in complaints
