@@ -228,7 +228,8 @@ def _cannot_use(error): # a sentence about a file that the system refuses
 def _verdict(error): # what to say about an exception, and the exit code
     full, text = os.strerror(errno.ENOSPC), str(error)
     if isinstance(error, UserError): return text, 2
-    if isinstance(error, KeyboardInterrupt): return 'stopped; finished work is kept, and the same command resumes it', 130
+    if isinstance(error, KeyboardInterrupt):
+        return 'stopped; finished work is kept, and the same command resumes it', 130
     if full in text and not getattr(error, 'filename', None): # libraries in other languages have their own errors
         return f'{full.lower()}; free some space and run the same command again, or choose another folder', 2
     if isinstance(error, OSError) and error.errno: return _cannot_use(error), 2

@@ -19,7 +19,7 @@ from .audit.stats import (consistency, fleiss_kappa, hits, holm, mcnemar, mean_i
                                 next_judge_rate, paired_difference, score_intervals, weighted_bootstrap,
                                 why_no_kappa, wilson)
 from .audit.zoo import load_judge
-from .core import UserError, process_state, settings_hash, track
+from .core import UserError, process_state, reason, settings_hash, track
 from .data import image_hashes
 from .photos.folders import FolderImages
 
@@ -271,6 +271,8 @@ def _asked(judges, arms, class_images, target, cache, hashes):
             if hashes[None]: known[j.name] = cached_logits(j.on_class, class_images, cache, hashes[None])
             said[j.name] = answers
         except JudgeFailed as e: left_out[j.name] = str(e)
+        except (UserError, OSError): raise # an image or the cache, and no fault of the judge
+        except Exception as e: left_out[j.name] = f'{j.name!r} fails with {reason(e)}.'
     if not said: raise UserError('no classifier gives an answer: ' + ' '.join(left_out.values()))
     return said, known, left_out
 

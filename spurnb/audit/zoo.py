@@ -289,7 +289,7 @@ def own_judge(
     device = get_device(device)
     try: model, about, code = _called(spec)
     except UserError: raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise JudgeFailed(f'{spec!r} fails with {reason(e)}') from e
     transform, config = about.get('transform'), {k: about[k] for k in ('mean', 'std') if k in about}
     if transform is None: config = IMAGENET_INPUT | config
