@@ -197,6 +197,8 @@ def load_rgb(
         raise UserError(f'{str(path)!r} has too many pixels to be opened safely; make it smaller.') from None
     except UserError as e:
         raise UserError(f'{str(path)!r} has {e}; save it with values from 0 to 255.') from None
+    except PermissionError:
+        raise UserError(f'{str(path)!r} may not be read, there is no permission; ask for it.') from None
     except (OSError, SyntaxError, ValueError):
         raise UserError(f'{str(path)!r} is not an image that can be read; remove or replace it.') from None
 
@@ -211,7 +213,7 @@ def is_image(
     if Path(file).suffix.lower() in SUFFIXES: return True
     try:
         with Image.open(file): return True
-    except (UnidentifiedImageError, PermissionError): return False
+    except UnidentifiedImageError: return False
     except Exception: return True # an image, but a damaged one
 
 def shown_files(

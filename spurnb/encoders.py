@@ -22,7 +22,7 @@ from torch import nn
 
 from .core import UserError, atomic, get_device, pick, positive, reason, sha256
 from .data import mini_file
-from .photos.downloads import hub_trouble
+from .photos.downloads import hub_trouble, weights_trouble
 
 # %% ../nbs/02_encoders.ipynb #6f2465b3
 def small_resnet(
@@ -181,6 +181,7 @@ def read_tensors(
         with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except FileNotFoundError: raise UserError(f'there is no {what} at {str(path)!r}; check the name.') from None
     except SafetensorError as e:
+        if why := weights_trouble(path): raise UserError(f'the {what} {why}.') from None
         raise UserError(f'the {what} {str(path)!r} is damaged ({e}); delete it and make it again.') from None
 
 # %% ../nbs/02_encoders.ipynb #67f2fd40
@@ -229,7 +230,9 @@ def read_checkpoint(
         kept = torch.load(path, map_location='cpu', pickle_module=_INERT_PICKLE, weights_only=False)
     except FileNotFoundError: raise UserError(f'there is no checkpoint at {str(path)!r}; check the name.') from None
     except Exception as e:
-        raise UserError(f'{str(path)!r} is no checkpoint, or damaged ({reason(e)}); delete it and get it again.') from None
+        if why := weights_trouble(path): raise UserError(f'the checkpoint {why}.') from None
+        raise UserError(f'{str(path)!r} is no checkpoint, or damaged ({reason(e)}); '
+                        'delete it and get it again.') from None
     for part in ('model', 'state_dict', 'model'):
         if isinstance(kept, dict) and isinstance(kept.get(part), dict): kept = kept[part]
     tensors = {k: v for k, v in kept.items() if isinstance(v, torch.Tensor)} if isinstance(kept, dict) else {}

@@ -90,7 +90,8 @@ def test_an_empty_marker_is_of_a_killed_process(tmp_path):
 
 OTHERS = dict(
     hub=dict([('config.json', '{"model_type": "vit"}'), ('model__weights.bin', 'w'), ('images__photo.txt', 'p')]),
-    list=dict([('config.json', '[1]')]), other=dict([('config.json', '{"command": "spurnb_run"}'), ('scores.csv', 's')]))
+    list=dict([('config.json', '[1]')]),
+    other=dict([('config.json', '{"command": "spurnb_run"}'), ('scores.csv', 's')]))
 
 
 @pytest.mark.parametrize('what', OTHERS)

@@ -139,7 +139,11 @@ def _torchvision(name, device, protocol, classes):
     pick(arch, models.list_models(module=models), 'classifier of torchvision')
     known = models.get_model_weights(arch)
     weights = known[pick(tag, known.__members__, f'weights of {arch}')] if tag else known.DEFAULT
-    transform, model = weights.transforms(), models.get_model(arch, weights=weights)
+    transform = weights.transforms()
+    try: model = models.get_model(arch, weights=weights)
+    except OSError as e:
+        raise JudgeFailed(f'cannot download the weights of {name!r} from {weights.url} ({reason(e)}); '
+                          f'check the network, or put the file into {torch.hub.get_dir()!r}/checkpoints.') from e
     labels = weights.meta['categories']
     names, columns = head_classes(len(labels), labels, classes)
     config = dict(mean=transform.mean, std=transform.std)
@@ -194,12 +198,13 @@ def _file(name, device, protocol, classes):
 # %% ../../nbs/audit/zoo.ipynb #a6eb0dc0
 def _loader(name):
     if name in mini_judges(): return _mini
+    if Path(name).is_dir(): return _folder
+    if Path(name.partition('@')[2]).is_file() and ':' not in name.partition('@')[0]: return _file
     kind = name.partition(':')[0] if ':' in name else ''
     loaders = {'torchvision': _torchvision, 'transformers': _transformers,
                'hf-hub': _timm, 'hf_hub': _timm, 'local-dir': _timm}
     if kind in loaders: return loaders[kind]
     if '@' in name and not kind: return _file
-    if Path(name).is_dir(): return _folder
     if kind: return own_judge
     pick(name, [*mini_judges(), *timm.list_models(), *timm.list_models(pretrained=True)], 'classifier')
     return _timm
@@ -229,16 +234,17 @@ def load_judge(
     classes=None, # names of the classes, if the model has none
 )->Judge:
     "Load a judge by name; an error says why it cannot be loaded, or suggests the nearest names."
-    device = get_device(device)
+    device, name = get_device(device), os.path.expanduser(name)
     try:
         judge = _loader(name)(name, device, protocol, classes)
         judge.files = _files(name, judge)
         return judge
     except UserError: raise
     except Exception as e:
-        trouble = hub_trouble(re.sub('^(hf-hub|hf_hub|transformers|torchvision):', '', name), e)
-        raise JudgeFailed(f'cannot get the weights of {name!r}: {trouble}, '
-                          f'or take one of {", ".join(mini_judges())}.') from e
+        where = name if os.path.exists(name) else re.sub('^(hf-hub|hf_hub|local-dir|transformers):', '', name)
+        if os.path.isfile(name.partition('@')[2]): where = name.partition('@')[2]
+        other = '' if os.path.exists(where) else f', or take one of {", ".join(mini_judges())}'
+        raise JudgeFailed(f'cannot get the weights of {name!r}: {hub_trouble(where, e)}{other}.') from e
 
 # %% ../../nbs/audit/zoo.ipynb #33bb1cd0
 IMAGENET_INPUT = dict(input_size=(3, 224, 224), interpolation='bilinear', crop_pct=224/256,

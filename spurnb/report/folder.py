@@ -76,8 +76,8 @@ def _claim(out, config):
     where = os.path.realpath(config['images'])
     known = claim(out, 'spurnb_audit', images=where, target=config['target'])
     if where != known.get('images') or config['target'] != known.get('target'):
-        raise UserError(f'{str(out)!r} contains an audit of {known.get("images")!r} for {known.get("target")!r}, not of '
-                        f'{config["images"]!r} for {config["target"]!r}; choose another --out.')
+        raise UserError(f'{str(out)!r} is an audit of {known.get("images")!r} for {known.get("target")!r}, '
+                        f'not of {config["images"]!r} for {config["target"]!r}; choose another --out.')
     write_json(out/'config.json', config)
 
 def _write_audit(out, metrics, scores, files, formats):
@@ -108,7 +108,8 @@ def _question(asked, paths, out):
     return settings_hash([code, [*map(_version, LIBRARIES)], places, os.getcwd(), asked, stamps])
 
 def _results(out): # what an audit writes for people
-    return [f for f in sorted(out.rglob('*')) if f.is_file() and f.name[0] != '.' and out/'logits' not in f.parents]
+    files = (f for f in sorted(out.rglob('*')) if f.is_file() and f.name[0] != '.')
+    return [f for f in files if out/'logits' not in f.parents]
 
 def _remember(out, asked, folders, weights):
     "Note that `out` holds the results of this audit."

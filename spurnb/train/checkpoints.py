@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core import (UserError, atomic, discard, get_device, pick, read_json, reason, settings_hash, sha256,
                          write_json)
 from ..data import mini_file
-from ..photos.downloads import hub_trouble
+from ..photos.downloads import hub_trouble, weights_trouble
 
 # %% ../../nbs/train/checkpoints.ipynb #8d04d192
 log = logging.getLogger('spurnb')
@@ -90,7 +90,7 @@ def _from_pretrained(source, dtype, local):
         with _quiet(local): return diffusers.DiffusionPipeline.from_pretrained(source, **how)
     except Exception as e:
         if not local: raise UserError(f'cannot load a pipeline: {hub_trouble(str(source), e)}.') from e
-        if not isinstance(e, (OSError, ValueError, KeyError)): raise
+        if why := weights_trouble(source): raise UserError(f'cannot load a pipeline: {why}.') from e
         raise UserError(f'cannot load a pipeline from {str(source)!r} ({reason(e)}); '
                         'check that it has a model_index.json and all parts that this names.') from e
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from ..core import UserError, atomic, generator, positive, reason
+from ..photos.downloads import weights_trouble
 from .families import family_of
 
 # %% ../../nbs/train/lora.ipynb #289e208c
@@ -132,6 +133,7 @@ def load_lora(
         foreign = _parts_in(pipe, source) - {*family_of(pipe).parts(pipe)}
         if foreign: raise ValueError(f'they are for a model with {" and ".join(sorted(foreign))}')
         pipe.load_lora_weights(**source)
-    except (OSError, ValueError, RuntimeError) as e:
+    except Exception as e: # diffusers and peft raise many kinds for a strange file
+        if why := weights_trouble(where): raise UserError(f'cannot load LoRA weights: {why}.') from None
         raise UserError(f'cannot load LoRA weights from {str(name)!r} ({reason(e)}); were they made for this '
                         'model?') from None
