@@ -222,6 +222,7 @@ def generate(
     model_hash:str|None=None, # fingerprint of the model; None to compute it with `pipeline_hash`
     redo:bool=True, # replace images of other settings; False refuses a folder that has any
     guide=None, # a `Guide` that steers; strength 0 is no guide
+    surplus:bool=True, # keep images from number n on, from an earlier call
 ): # DataFrame: the first n lines of the manifest, with the counts `kept`, `generated` and `retries` in `.attrs`
     "Generate the images that `folder` lacks, in as many processes as there are, and return the manifest."
     n, batch_size = _count(n, 'n'), _count(batch_size, 'batch_size')
@@ -233,6 +234,9 @@ def generate(
     files = [folder/'images.csv', *(folder/f'{i:05d}.png' for i in range(n))]
     if first: claim(folder, 'spurnb_generate', empty=False, own=files)
     rows = _from_first(lambda: _kept(folder, settings, redo), state)
+    for i in [] if surplus else sorted(i for i in rows if i >= n):
+        if first: discard(folder/rows[i]['file'])
+        del rows[i]
     if first: _write_manifest(folder, rows)                 # stale lines go before the first new image comes
     kept = sum(i < n for i in rows)
     _generate_missing(pipe, settings, folder, rows, _batches(n, batch_size, state), guide, first)

@@ -118,7 +118,7 @@ def _generate(pipe, prompt, settings, folder, arm, guide=None): # images (n, 3, 
     g = settings.generate
     if g.sampler: pipe = use_sampler(pipe, g.sampler)
     frame = generate(pipe, prompt, g.n, folder, arm, settings.seed, g.num_inference_steps, g.guidance_scale,
-                     g.negative_prompt, g.batch_size, g.size, guide=guide)
+                     g.negative_prompt, g.batch_size, g.size, guide=guide, surplus=False)
     return manifest_images(frame, folder)
 
 # %% ../nbs/09_pipeline.ipynb #430106e9

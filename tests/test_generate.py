@@ -250,6 +250,15 @@ def test_manifest_gives_back_what_was_written(pipe, tmp_path):
         assert load_png(tmp_path/str(k)/'00001.png')[1]['prompt'] == prompt == frame.prompt[1]
 
 
+def test_surplus_images_go_if_asked(pipe, tmp_path):
+    "A run with fewer images than before: folder and manifest hold what is judged."
+    generate(pipe, PROMPT, 4, tmp_path, **FOUR)
+    Image.new('RGB', (8, 8), 'red').save(tmp_path/'mine.png')
+    assert generate(pipe, PROMPT, 2, tmp_path, **FOUR, surplus=False).attrs['kept'] == 2
+    assert sorted(contents(tmp_path)) == ['00000.png', '00001.png', 'images.csv', 'mine.png']
+    assert len(read_manifest(tmp_path)) == 2
+
+
 def test_foreign_picture_is_not_touched(pipe, tmp_path):
     Image.new('RGB', (8, 8), 'red').save(tmp_path/'00001.png')
     mine = contents(tmp_path)

@@ -136,3 +136,20 @@ def test_generate_leaves_a_table_and_images_alone(tmp_path):
             with pytest.raises(SystemExit) as stop:
                 spurnb_generate(['a jet', '--n', '1', '--num_inference_steps', '2', '--out', str(folder), *fresh])
             assert stop.value.code == 2 and tree(folder) == before
+
+
+def test_fewer_references_leave_no_old_ones(tmp_path):
+    "Folders hold the references of the last run, and what somebody added."
+    import torch
+    from spurnb.data import References
+    from spurnb.run.material import _save_references
+    claim(tmp_path, 'spurnb_run')
+    def save(n, held_out):
+        images = torch.rand(n + held_out, 3, 8, 8)
+        _save_references(References(images[:n], images[n:], [str(i) for i in range(n)], 'here'), tmp_path)
+    save(6, 5)
+    write(tmp_path, references__mine='photo')
+    save(3, 2)
+    names = {f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob('*') if f.is_file() and f.name != MARK}
+    assert names == {*(f'references/00{i}.png' for i in range(3)), 'references/mine',
+                     'images/references/00000.png', 'images/references/00001.png'}

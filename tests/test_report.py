@@ -3,6 +3,7 @@ import json, os, shutil, subprocess, sys
 from contextlib import contextmanager
 
 import pytest
+from PIL import Image
 
 from made_up import JUDGES, made_up_run
 from spurnb.cli import spurnb_audit
@@ -308,3 +309,25 @@ def test_leaderboard_sorts(run, tmp_path):
         names = tab.locator('#rates tbody th').all_inner_texts()
         assert len(names) == 9 and names == sorted(names, key=str.lower)
         assert tab.locator('#differences tbody tr').count() == 9
+
+
+def test_only_judged_images_are_on_the_page(tmp_path):
+    "Files that were added, or replaced since the audit, have no scores and are not shown."
+    import numpy as np, pandas as pd
+    from spurnb.data import load_rgb
+    from spurnb.photos.folders import pixel_hash
+    from spurnb.report.records import arm_files, image_records, read_scores
+    folder = made_up_run(tmp_path/'run', n=4)
+    arm = folder/'images'/'untuned'
+    scores = read_scores(folder)
+    mine = scores.arm == 'untuned'
+    scores.loc[mine, 'hash'] = [pixel_hash(load_rgb(f)) for f in arm_files(arm)]
+    scores.to_csv(folder/'scores.csv', index=False)
+    metrics = json.loads((folder/'metrics.json').read_text())
+    def shown(): return [r['file'] for r in image_records(metrics, read_scores(folder), dict(untuned=arm_files(arm)))]
+    before = shown()
+    assert len(before) == 4
+    Image.new('RGB', (9, 9)).save(arm/before[1])
+    Image.new('RGB', (9, 9)).save(arm/'99999.png')
+    (arm/before[3]).write_bytes(b'broken')
+    assert shown() == [before[0], before[2]]

@@ -212,12 +212,13 @@ def _capped(images, limit):
 def _images_of(folder, metrics, arms, images, limit):
     "Return what the page shows of the images: a row per arm, references, and the board."
     if images is None: images = {a: arm_files(folder/'images'/a) for a in arms}
-    images = {a: images[a] for a in arms if images.get(a)}
+    images = {a: images[a][:metrics['arms'][a]['spurious_rate']['n']] for a in arms if images.get(a)}
     limit = limit or (64 if len(images) > 1 else 256)
     records = _shown_records(folder, metrics, images, limit)
     rows = {a: [r for r in records if r['arm'] == a] for a in images}
     columns = max(map(len, rows.values()), default=0)
-    references = [thumbnail(p, f'reference {i}') for i, p in enumerate(arm_files(folder/'references')[:limit])]
+    seen = arm_files(folder/'references')[:metrics.get('references') or limit][:limit]
+    references = [thumbnail(p, f'reference {i}') for i, p in enumerate(seen)]
     grid, glance = [], []
     for a, some in rows.items():
         count = f'{limit} of {len(images[a])} images' if len(images[a]) > limit else f'{len(images[a])} images'

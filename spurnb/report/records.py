@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..core import sha256, to_pil
+from ..core import UserError, sha256, to_pil
 from ..data import image_paths, load_rgb
-from ..photos.folders import shown
+from ..photos.folders import pixel_hash, shown
 
 # %% ../../nbs/report/records.ipynb #339f1055
 def thumbnail(
@@ -93,13 +93,20 @@ def image_record(
         alpha=[[l, a] for l, a in alpha.items() if a is not None])
 
 # %% ../../nbs/report/records.ipynb #4d1e2a1a
+def _judged(image, rows, i): # were the scores of number i made of this image?
+    if not rows: return True # there are no scores
+    own = rows.get(i, {}).get('hash', '')
+    if i in rows and (not isinstance(image, Path) or len(str(own)) != 64): return True
+    try: return i in rows and pixel_hash(load_rgb(image)) == own
+    except UserError: return False
+
 def image_records(
     metrics:dict, # as `metrics.json`
     scores, # DataFrame as `audit` returns, or None
     images:dict, # arm -> image files, PIL images, or float tensor (n, 3, h, w) in [0,1]
     limit:int=64, # the first `limit` images of each arm
 )->list: # of dicts as `image_record`, with file, its sha256, and `source`: path or PIL image
-    "Return a record for each image of an audit."
+    "Return a record for each image of an audit; files that are not the judged ones any more are left out."
     out, judges = [], list(metrics['classifiers'])
     for arm, some in images.items():
         some = to_pil(some[:limit]) if hasattr(some, 'detach') else list(some[:limit])
@@ -108,6 +115,7 @@ def image_records(
         folder = some[0].parent if some and isinstance(some[0], Path) else None
         made = {r.get('file'): r for r in read_csv_rows(folder/'images.csv')} if folder else {}
         for i, image in enumerate(some):
+            if not _judged(image, rows, i): continue
             name = shown(image) if folder else ''
             record = image_record(arm, i, rows.get(i, {}), judges, made.get(name, {}))
             out.append(dict(record, file=name, sha256=sha256(image) if folder else '', source=image))

@@ -9,7 +9,7 @@ __all__ = ['Material', 'mini_material', 'photo_target', 'photo_sources', 'photo_
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..core import UserError, atomic, generator, read_json, save_png, write_json
+from ..core import UserError, atomic, discard, generator, read_json, save_png, write_json
 from ..data import image_paths
 from ..world.scenes import CLASSES
 
@@ -215,10 +215,13 @@ def _chosen(settings, pca, material): # outcome of the rule, or of the user's ch
 
 # %% ../../nbs/run/material.ipynb #f1826ef7
 def _save_references(references, out):
+    seen, unseen = out/'references', out/'images'/'references'
     for i, (image, digest) in enumerate(zip(references.images, references.sha256)):
-        save_png(out/'references'/f'{i:03d}.png', image, source=references.source, sha256=digest)
+        save_png(seen/f'{i:03d}.png', image, source=references.source, sha256=digest)
     for i, image in enumerate(references.held_out):
-        save_png(out/'images'/'references'/f'{i:05d}.png', image, source=references.source)
+        save_png(unseen/f'{i:05d}.png', image, source=references.source)
+    for folder, n in ((seen, len(references.images)), (unseen, len(references.held_out))):
+        for file in sorted(folder.glob('*.png'))[n:]: discard(file) # of an earlier run with more of them
 
 # %% ../../nbs/run/material.ipynb #63d1c156
 def describe_feature(
