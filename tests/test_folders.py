@@ -1,10 +1,13 @@
 "Folders: what an audit refuses, and a cache that is damaged."
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from spurnb.core import UserError, save_png
 from spurnb.photos import folders
+from spurnb.photos.downloads import hub_trouble, weights_trouble
 from spurnb.photos.folders import FolderImages, passed_over, read_folder, shown
 
 
@@ -110,3 +113,39 @@ def test_the_code_that_reads_is_part_of_the_caches_name(folder, tmp_path, monkey
     monkeypatch.setattr(folders, 'READER', 'another')
     read_folder(folder, cache)
     assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root may read everything')
+def test_a_file_without_permission_is_said_to_be_one(folder):
+    (folder/'a.png').chmod(0)
+    assert 'no permission' in read_folder(folder)[1]['unreadable']['a.png']
+
+
+def test_a_refused_file_is_not_called_broken(folder, monkeypatch):
+    "The same for root, who may read everything: the system's refusal is simulated where the file is opened."
+    right = Image.open
+    def refuse(file, *args):
+        if str(file).endswith('a.png'): raise PermissionError(13, 'Permission denied', str(file))
+        return right(file, *args)
+    monkeypatch.setattr(Image, 'open', refuse)
+    record = read_folder(folder)[1]
+    assert record['unreadable']['a.png'] == 'may not be read, there is no permission'
+    assert record['unreadable']['broken.png'] == 'is not an image that can be read'
+
+
+KINDS = {'page.pt': (b'\n<!DOCTYPE html><title>Sign in', 'is a web page'), 'empty.bin': (b'', 'is empty'),
+         'pointer.safetensors': (b'version https://git-lfs.github.com/spec/v1\noid', 'Git LFS')}
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_what_is_no_weights(name, tmp_path):
+    "The cause is said, for a file and for its folder, and the network is not blamed for what is on the disk."
+    content, said = KINDS[name]
+    (tmp_path/name).write_bytes(content)
+    for path in (tmp_path/name, tmp_path):
+        assert said in weights_trouble(path) and name in weights_trouble(path)
+        trouble = hub_trouble(str(path), OSError('Connection refused'))
+        assert said in trouble and 'network' not in trouble and 'HF_HUB' not in trouble
+    assert weights_trouble(tmp_path/'nowhere') == ''
+    (tmp_path/name).write_bytes(b'something else')
+    assert 'network' not in hub_trouble(str(tmp_path), ValueError('odd')) and weights_trouble(tmp_path) == ''

@@ -1,9 +1,10 @@
 "What a judge refuses: faulty models and transforms, each with a message that names it."
 import pytest
 import torch
+from PIL import Image
 from torchvision import transforms as T
 
-from spurnb.audit.judges import Judge, JudgeFailed, cached_logits, transform_hash
+from spurnb.audit.judges import Judge, JudgeFailed, cached_logits, crops_middle, transform_hash
 from spurnb.core import UserError
 
 usual = T.Compose([T.Resize(8), T.CenterCrop(8), T.ToTensor()])
@@ -79,3 +80,38 @@ def test_a_corrected_forward_is_asked_again(tmp_path):
 def test_a_judge_that_fails_on_probes_alone_keeps_its_answers(tmp_path):
     def only_three(x, logits): return logits if len(x) == 3 else 1/0
     assert cached_logits(judge(only_three), torch.rand(3, 3, 8, 8), tmp_path).shape == (3, 2)
+
+
+def test_a_transform_that_fails_for_one_image():
+    def one(image):
+        if image.size == (9, 9): raise KeyError('this image')
+        return usual(image)
+    found = Judge('odd', Odd(lambda x, logits: logits), transform=one)
+    assert found.logits(torch.rand(2, 3, 8, 8)).shape == (2, 2)
+    with pytest.raises(JudgeFailed, match="the transform of 'odd' fails with KeyError: 'this image'"):
+        found.logits(torch.rand(2, 3, 9, 9))
+
+
+def test_names_that_are_too_few():
+    with pytest.raises(JudgeFailed, match='returns 2 logits for 3 classes'):
+        judge(lambda x, logits: logits, classes=list('abc')).logits(torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize('size', [(1, 60_000), (60_000, 1), (3, 30_000)])
+def test_a_long_image_costs_no_memory(size):
+    "Its middle is what the center crop shows of it anyway; resized whole it would have half a billion pixels."
+    seen = []
+    def watched(image):
+        seen.append(image.size)
+        return usual(image)
+    long = Image.new('RGB', size, 'red')
+    found = Judge('odd', Odd(lambda x, logits: logits), transform=watched)
+    assert found.crops and found.prepare([long]).shape == (1, 3, 8, 8)
+    assert max(seen[-1]) <= 4*min(seen[-1])
+    ordinary = Image.new('RGB', (80, 20), 'red')
+    found.prepare([ordinary])
+    assert seen[-1] == (80, 20) # nothing changes below 1:8
+
+
+def test_a_transform_that_squeezes_sees_the_whole_image():
+    assert not crops_middle(T.Compose([T.Resize((8, 8)), T.ToTensor()])) and crops_middle(usual)

@@ -118,6 +118,70 @@ def test_what_a_factory_imports_decides_the_answers(tmp_path, monkeypatch):
     assert kind() != before
 
 
+@weights
+@pytest.mark.parametrize('name', ['v@2', 'with:colon', 'a,b', 'sp ace', 'ümlaut', '100%', '#1', 'hf-hub:x'])
+def test_folders_and_files_of_any_name(name, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+    save_timm(tmp_path/name)
+    monkeypatch.chdir(tmp_path)
+    judge = load_judge(name)
+    assert judge.name == name and judge.files == [str(tmp_path/name)]
+    save_file(judge.model.state_dict(), tmp_path/name/'best.safetensors')
+    assert load_judge(f'test_resnet@{name}/best.safetensors').weights == judge.weights
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert load_judge(f'~/{name}').weights == judge.weights
+
+
+@pytest.mark.parametrize('content, said', [
+    (b'<!doctype html>', 'is a web page'), (b'version https://git-lfs.github.com/spec/v1', 'Git LFS'), (b'', 'is empty'),
+    (b'something', 'cannot be loaded')])
+def test_a_file_that_is_no_weights_is_not_the_networks_fault(content, said, tmp_path):
+    (tmp_path/'w.pth').write_bytes(content)
+    with pytest.raises(JudgeFailed, match=said) as e: load_judge(f'test_resnet@{tmp_path/"w.pth"}')
+    assert 'network' not in str(e.value) and 'HF_HUB' not in str(e.value) and 'or take one of' not in str(e.value)
+
+
+BAD = """
+import torch
+from torchvision import transforms as T
+names = ['hummingbird', 'koala', 'tench', 'freight car', 'fireboat', 'hard disc']
+class Net(torch.nn.Module):
+    def __init__(self): super().__init__(); self.c = torch.nn.Conv2d(3, 6, 3)
+    def forward(self, x): return self.c(x).mean((2, 3))
+def good(): return Net(), dict(classes=names)
+def aspect(): return Net(), dict(classes=names, transform=T.Compose([T.Resize(64), T.ToTensor()]))
+def one(image):
+    if image.size == (9, 9): raise KeyError('this image')
+    return T.Compose([T.Resize((8, 8)), T.ToTensor()])(image)
+def late(): return Net(), dict(classes=names, transform=one)
+def few(): return Net(), dict(classes=names[:4])
+def exits(): raise SystemExit(3)
+def memory(): raise MemoryError
+def silent(): raise RuntimeError
+"""
+FAULTS = dict(aspect='different sizes', late="KeyError: 'this image'", few='4 names of classes for 6 outputs',
+              exits='SystemExit: 3', memory='MemoryError', silent='fails with RuntimeError', nosuch='there is no')
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_one_bad_judge_never_ends_the_audit(fault, tmp_path, monkeypatch, capsys):
+    "It is left out by name, with the kind of error; the other one is audited, and the exit code is 3."
+    from PIL import Image
+    from spurnb.cli import spurnb_audit
+    module = f'bad_{fault}_of_the_zoo_test'
+    (tmp_path/f'{module}.py').write_text(BAD)
+    for i in (8, 9): save_png(tmp_path/'images'/f'{i}.png', Image.new('RGB', (i, i), 'red'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    judges = f'{module}:{fault}', f'{module}:good'
+    with pytest.raises(SystemExit) as stop:
+        spurnb_audit(['images', '--target', 'koala', '--judges', *judges, '--out', 'out'])
+    found = metrics_of(tmp_path/'out')
+    assert stop.value.code == 3 and list(found['classifiers']) == [f'{module}:good']
+    assert FAULTS[fault] in found['left_out'][f'{module}:{fault}']
+    assert 'Traceback' not in capsys.readouterr().err
+
+
 @pytest.fixture
 def feeders(tmp_path):
     for i, scene in enumerate(reference_scenes('hummingbird', 24, seed=9)):
