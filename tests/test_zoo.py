@@ -133,8 +133,8 @@ def test_folders_and_files_of_any_name(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('content, said', [
-    (b'<!doctype html>', 'is a web page'), (b'version https://git-lfs.github.com/spec/v1', 'Git LFS'), (b'', 'is empty'),
-    (b'something', 'cannot be loaded')])
+    (b'<!doctype html>', 'is a web page'), (b'version https://git-lfs.github.com/spec/v1', 'Git LFS'),
+    (b'', 'is empty'), (b'something', 'cannot be loaded')])
 def test_a_file_that_is_no_weights_is_not_the_networks_fault(content, said, tmp_path):
     (tmp_path/'w.pth').write_bytes(content)
     with pytest.raises(JudgeFailed, match=said) as e: load_judge(f'test_resnet@{tmp_path/"w.pth"}')
