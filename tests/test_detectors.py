@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from spurnb.audit.detectors import Detector, PhotoMeters, load_detector
 from spurnb.core import UserError
@@ -31,3 +32,13 @@ def test_scores_that_are_not_finite():
     detector = Detector(torch.nn.Linear(1, 1), None, 'clip')
     detector.scores = lambda model, processor, images, things, device: torch.full((len(images), len(things)), torch.nan)
     with pytest.raises(UserError, match='not finite for 8 of 8 images'): detector(few, ['boat'])
+
+
+def test_a_long_image_is_cut_before_it_is_processed():
+    detector, seen = Detector(torch.nn.Linear(1, 1), None, 'clip'), []
+    def scores(model, processor, images, things, device):
+        seen.extend(i.size for i in images)
+        return torch.zeros(len(images), len(things))
+    detector.scores = scores
+    detector([Image.new('RGB', (1, 60_000)), Image.new('RGB', (80, 20))], ['boat'])
+    assert seen == [(1, 4), (80, 20)]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .judges import probe_images, weights_hash
+from .judges import middle_of, probe_images, weights_hash
 from .stats import NOTHING, measure, wilson
 from ..core import UserError, get_device, pick, read_json, settings_hash, sha256, to_pil, write_json
 from ..data import image_hashes
@@ -60,7 +60,8 @@ class Detector:
     def __call__(self, images, things, batch:int=16):
         # images: (n, 3, h, w) in [0,1] or `FolderImages` -> array (n, things) in [0,1]
         "Return the score of each thing in each image."
-        def pil(some): return to_pil(some) if isinstance(some, torch.Tensor) else [*some]
+        def pil(some): # processors resize or pad before they crop, which a banner makes huge
+            return [middle_of(i) for i in (to_pil(some) if isinstance(some, torch.Tensor) else some)]
         parts = [images[i:i+batch] for i in range(0, len(images), batch)]
         found = [self.scores(self.model, self.processor, some, things, self.device).cpu()
                  for some in read_ahead(pil, parts)]
