@@ -33,7 +33,9 @@ def folder(pipe, tmp_path):
     return tmp_path/'images'
 
 
-def contents(folder): return {p.name: p.read_bytes() for p in folder.glob('[!.]*') if p.is_file()}
+def contents(folder):
+    "Return the files, without the marker and without what was set aside because it had changed."
+    return {p.name: p.read_bytes() for p in folder.glob('[!.]*') if p.is_file() and '.changed' not in p.name}
 
 FOUR = dict(batch_size=4, num_inference_steps=4)
 
