@@ -214,7 +214,7 @@ def positive(
 
 # %% ../nbs/00_core.ipynb #a45bca12
 def _where(error): # the line of our own code that a bug comes from
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.extract_tb(error.__traceback__)[1:] # the first is `command`
     lines = [f'{Path(f.filename).name}:{f.lineno}' for f in frames if 'spurnb' in Path(f.filename).parts]
     return f' at {lines[-1]}' if lines else ''
 
