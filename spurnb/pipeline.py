@@ -41,8 +41,9 @@ def open_folder(
     out = Path(settings.folder)
     claim(out, 'spurnb_run')
     if fresh: discard(out)
-    old, now = read_json(out/'config.json') if (out/'config.json').exists() else None, recorded(settings)
-    if old is not None: _check_same(out, old, settings)
+    there, now = (out/'config.json').exists(), recorded(settings)
+    old = read_json(out/'config.json') if there else None
+    if there: _check_same(out, old, settings)
     if old and settings_hash(old['settings']) != settings_hash(now): discard(out/'metrics.json')
     created = (old or {}).get('created') or datetime.now(timezone.utc).isoformat(timespec='seconds')
     versions = {m.__name__: m.__version__ for m in (torch, diffusers, transformers, timm)}
