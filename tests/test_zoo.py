@@ -64,7 +64,7 @@ def test_folders_and_files_refused(tmp_path):
     with pytest.raises(JudgeFailed, match='no weights as safetensors'): load_judge(str(tmp_path/'empty'))
     save_file(load_judge('test_resnet').model.state_dict(), tmp_path/'best.safetensors')
     with pytest.raises(JudgeFailed, match='no head.weight'): load_judge(f'test_vit@{tmp_path/"best.safetensors"}')
-    with pytest.raises(JudgeFailed, match='Missing key'): load_judge(f'resnet18@{tmp_path/"best.safetensors"}')
+    with pytest.raises(JudgeFailed, match='state_dict for ResNet'): load_judge(f'resnet18@{tmp_path/"best.safetensors"}')
 
 
 FACTORIES = """
@@ -286,6 +286,7 @@ def test_two_processes_share_an_audit(feeders, tmp_path):
     assert own(one.communicate(timeout=600)[0]) == own(said)
     files, others = ({f.relative_to(out): f.read_bytes() for f in out.rglob('*') if f.is_file()}
                      for out in (tmp_path/'one', tmp_path/'two'))
+    files.pop(Path('logits/audit.json')) # several processes do not remember their results
     assert set(files) == set(others) and any(f.suffix == '.npz' for f in files)
     for f in files:
         if f.name not in ('config.json', 'report.html'): assert files[f] == others[f], f

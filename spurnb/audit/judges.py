@@ -97,9 +97,11 @@ def crops_middle(
     transform, # Pillow image to tensor (3, h, w)
 )->bool:
     "Return whether a transform shows only the middle of a long image, as `CenterCrop` does."
-    long = probe_images()[-1]
+    y, x = np.mgrid[-12:12, -200:200] + .5 # soft rings: a crop that begins a pixel later looks almost the same
+    rings = np.uint8(127.5 + 127.5*np.cos(np.hypot(x, y)/4))
+    long = Image.fromarray(np.stack([rings]*3, -1))
     whole, middle = _transformed(transform, long), _transformed(transform, middle_of(long))
-    return bool((whole - middle).abs().mean() < .2*whole.std())
+    return bool((whole - middle).abs().mean() < .5*whole.std())
 
 def _prepared(transform, images): # torch.stack([transform(i) for i in images]), faster for most transforms
     *first, last, norm = [None, None, *getattr(transform, 'transforms', ())]

@@ -255,11 +255,11 @@ def export_images(
 )->Path: # `out`
     "Write images as an ImageFolder with `metadata.jsonl` and a data set card; nothing leaves this machine."
     out, rows = Path(out), _lines(arms)
+    references = sorted(Path(references).glob('*.png')) if references else []
+    if not rows and not references: raise UserError('there are no images to export; generate some first.')
     claim(out, 'spurnb_generate --export', own=[out])
     if not unchanged(out): raise UserError(f'{str(out)!r} was changed since its export; choose another folder.')
-    for p in sorted(Path(references).glob('*.png')) if references else ():
-        rows.append((p, dict(file_name=f'references/{p.name}', arm='references')))
-    if not rows: raise UserError('there are no images to export; generate some first.')
+    rows += [(p, dict(file_name=f'references/{p.name}', arm='references')) for p in references]
     with atomic(out) as part:
         lines = []
         for path, row in rows:
