@@ -6,7 +6,7 @@
 __all__ = ['log', 'FREE', 'run_identity', 'finetune', 'Finetuned', 'finetune_target']
 
 # %% ../nbs/06_finetune.ipynb #f39f74f6
-import logging, shutil
+import logging, shutil, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,6 +66,16 @@ def _resume(trainer, states, identity):
     return done, [r for r in read_losses(states/'losses.csv') if r['step'] < done], []
 
 # %% ../nbs/06_finetune.ipynb #07796a9e
+def _read(trainer, rows):
+    "Turn the tensors in rows of the history into numbers, and tell the trackers."
+    began = time.time()
+    found = [trainer.settle(row) for row in rows]
+    waited = (time.time() - began)/len(rows)
+    for row, numbers in zip(rows, found):
+        row.update(numbers, seconds=row['seconds'] + waited)
+        trainer.accelerator.log({k: v for k, v in row.items() if k != 'step'}, step=row['step'] + 1)
+    rows.clear()
+
 def _train(trainer, arm, first, history, keep, monitor, pictures=None):
     "Take the steps from `first` on; `keep(steps done, history)` saves a state."
     settings, accelerator = trainer.settings, trainer.accelerator
@@ -75,16 +85,20 @@ def _train(trainer, arm, first, history, keep, monitor, pictures=None):
     with noted_signals() as stop, torch.random.fork_rng():
         speed, bar = Speed(trainer), track(range(first, last), f'fine-tuning {arm}')
         if every and first == 0: look(0) # a bad probe fails now and not in an hour
+        unread = []
         for step in bar:
-            row, done = trainer.step(step), step + 1
+            row, done = trainer.step(step, wait=False), step + 1
             history.append(row)
-            if every and (done % every == 0 or done == last): row.update(look(done))
-            logged = {k: v for k, v in row.items() if k != 'step' and not k.startswith('probe/')}
-            accelerator.log(logged, step=done)
+            unread.append(row)
+            stopping = trainer.any(stop.is_set()) # several processes stop together
+            looks = every and (done % every == 0 or done == last)
+            keeps = done % settings.checkpointing_steps == 0 or done == last
+            if not (trainer.waits or looks or keeps or stopping or done % 10 == 0): continue
+            _read(trainer, unread)
+            if looks: row.update(look(done))
             shown = {k: f'{v:.3f}' for k, v in row.items() if k in ('loss', 'sfsl')}
             bar.set_postfix({**shown, **speed(history)}, refresh=False)
-            stopping = trainer.any(stop.is_set()) # several processes stop together
-            if stopping or (done % settings.checkpointing_steps == 0 and done < last): keep(done, history)
+            if stopping or (keeps and done < last): keep(done, history)
             if stopping: raise KeyboardInterrupt
     return history
 

@@ -62,7 +62,7 @@ class TrainSettings:
     gradient_checkpointing:bool = False # recompute activations: less memory, more time
     mixed_precision:Literal['no', 'bf16', 'fp16'] = 'no' # precision of the forward pass; weights stay float32
     memory_format:Literal['contiguous', 'channels_last'] = 'contiguous' # channels_last is faster on tensor cores
-    compile:str = '' # backend of torch.compile, such as inductor; empty: not compiled
+    compile:str = '' # backend of torch.compile, such as inductor, or reduce-overhead (CUDA graphs); empty: none
     optimizer:Literal['adamw', 'adamw8bit', 'prodigy'] = 'adamw' # adamw8bit needs bitsandbytes, prodigy prodigyopt
     ema_decay:float = 0. # keep an average of the weights and save that, such as 0.999; 0: none
     random_flip:bool = False # mirror references at random
