@@ -154,6 +154,8 @@ class Generate:
     prompt:Annotated[Positional[str], arg(metavar='PROMPT')] # such as 'a photo of a feeder' or 'a {red|blue} feeder'
     model:str = 'mini' # generator: mini, a folder, or a hub name
     lora:str = '' # LoRA weights to load into it: a folder, a file, or a hub name
+    base:str = '' # untuned generator, for --scale with a model whose weights were all trained
+    scale:tuple[float, ...] = () # dial: 0 untuned, 1 tuned; several, such as 0 0.5 1, make a folder each
     arm:str = 'untuned' # what to call the images in tables
     dtype:Literal['float32', 'bfloat16', 'float16'] = 'float32' # precision of the model
     fresh:FlagCreatePairsOff[bool] = False # replace images of other settings in the folder
@@ -163,6 +165,23 @@ class Generate:
     out:str = 'images' # folder for the images and images.csv
     generate:GenerateSettings = field(default_factory=GenerateSettings)
 
+# %% ../nbs/cli.ipynb #d1a30000
+def _images(o, pipe, out, arm, model_hash=None): # generate into one folder -> its manifest, the folder
+    from spurnb.generate import generate
+    g = o.generate
+    frame = generate(pipe, o.prompt, g.n, out, arm, o.seed, g.num_inference_steps, g.guidance_scale,
+                     g.negative_prompt, g.batch_size, g.size, model_hash, redo=o.fresh)
+    return frame, out
+
+def _arms(o, pipe): # arm -> its manifest and folder: one, or one for each point of the dial
+    if not o.scale: return {o.arm: _images(o, pipe, o.out, o.arm)}
+    from spurnb.draw.dial import Dial
+    from spurnb.generate import load_generator
+    dial = Dial(pipe, load_generator(o.base, device=str(pipe.device), dtype=o.dtype) if o.base else None)
+    names = {f'scale_{s:g}': s for s in o.scale}
+    return {name: _images(o, pipe, Path(o.out)/name, name, dial.turn(s)) for name, s in names.items()}
+
+
 # %% ../nbs/cli.ipynb #7bfd14a8
 @cli_errors
 def spurnb_generate(
@@ -170,23 +189,26 @@ def spurnb_generate(
 ):
     "Generate images."
     o = read_options(Generate, sys.argv[1:] if args is None else [str(a) for a in args], 'spurnb_generate')
+    from spurnb.draw.dial import check_scales
     from spurnb.draw.publish import export_images
     from spurnb.draw.samplers import prompt_variations
-    from spurnb.generate import generate, load_generator
+    from spurnb.generate import load_generator
     cap_threads()
     prompt_variations(o.prompt) # a mistake in the prompt comes first
-    g = o.generate
-    pipe, began = load_generator(o.model, o.lora, g.sampler, o.device or None, o.dtype), time.perf_counter()
-    state = process_state(pipe.device.type)
-    frame = generate(pipe, o.prompt, g.n, o.out, o.arm, o.seed, g.num_inference_steps, g.guidance_scale,
-                     g.negative_prompt, g.batch_size, g.size, redo=o.fresh)
+    o.scale = check_scales(o.scale)
+    if o.scale and bool(o.base) == bool(o.lora):
+        raise UserError('--scale moves between two models; give adapters as --lora, or the untuned model as --base.')
+    pipe, began = load_generator(o.model, o.lora, o.generate.sampler, o.device or None, o.dtype), time.perf_counter()
+    state, arms = process_state(pipe.device.type), _arms(o, pipe)
     took, count = time.perf_counter() - began, state.num_processes if state else 1
     if state and not state.is_main_process: return
-    print('{generated} images generated, {kept} were there, {retries} retries of black ones'.format(**frame.attrs))
-    if new := frame.attrs['generated']:
+    total = {k: sum(frame.attrs[k] for frame, _ in arms.values()) for k in ('generated', 'kept', 'retries')}
+    print('{generated} images generated, {kept} were there, {retries} retries of black ones'.format(**total))
+    if new := total['generated']:
         print(f'{took:.0f} s, {new/took:.1f} images per second, {count} process{"es"*(count > 1)}')
-    if o.export: print(f'data set: {export_images({o.arm: (frame, o.out)}, o.export, model=o.model)}')
-    print(f'{g.n} images of {o.prompt!r}: {Path(o.out)/"images.csv"}')
+    if o.export: print(f'data set: {export_images(arms, o.export, model=o.model)}')
+    for frame, out in arms.values(): print(f'{len(frame)} images of {o.prompt!r}: {Path(out)/"images.csv"}')
+
 
 # %% ../nbs/cli.ipynb #d8e17995
 @dataclass
@@ -236,15 +258,19 @@ def _audit_features(o, protocols): # scores on Spurious ImageNet; 2 if a classif
 # %% ../nbs/cli.ipynb #ab612a44
 def _audit_images(o): # audit of a folder; 1 above the limit, 2 if a classifier was left out
     from spurnb.audit.zoo import read_classes
+    from spurnb.report.dial import dial_folders, dose_text
     from spurnb.report.folder import audit_folder, verdict
     from spurnb.report.summary import text_report
+    dial = dial_folders(o.images)
+    if dial and o.limit is not None:
+        raise UserError(f'--limit is for one folder of images and {o.images!r} is a dial; give one of its folders.')
     a, out = o.audit, Path(o.out or Path('runs')/f'audit-{Path(o.images).resolve().name}')
     metrics, _ = audit_folder(
         o.images, o.target, list(a.judges), out, o.feature, o.device or None, a.protocol,
         read_classes(o.classes) if o.classes else None, o.positives or None, o.references or None,
         a.detector or None, a.space or None, a.lpips or None, list(a.tables))
     if int(os.environ.get('RANK', 0)): return 0 # the first of several processes speaks for all
-    lines, above = ([], False) if o.limit is None else verdict(metrics, o.limit)
+    lines, above = (dose_text(metrics) if dial else [], False) if o.limit is None else verdict(metrics, o.limit)
     print(text_report(metrics), '', *lines, f'report: {out/"report.html"}', sep='\n')
     return 1 if above else 2 if metrics['left_out'] else 0
 

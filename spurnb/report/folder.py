@@ -12,6 +12,7 @@ from pathlib import Path
 from .. import __version__
 from ..core import (UserError, atomic, check_torch, get_device, json_text, process_state, read_json,
                          write_json)
+from .dial import dial_folders, write_dial
 from .page import write_report
 from .summary import percent
 from .tables import check_formats
@@ -33,7 +34,7 @@ def _embedded(names, target):
 def _check_material(images, positives, references, detector, **_):
     "Raise if a folder has no images, or if the detector cannot be calibrated."
     from spurnb.data import image_files
-    for folder in (images, positives, references):
+    for folder in (*(dial_folders(images).values() or [images]), positives, references):
         if folder: image_files(folder)
     if detector and not (positives and references):
         raise UserError(f'the detector {detector!r} must be calibrated; give folders of positives and of references.')
@@ -75,7 +76,22 @@ def _claim(out, config):
     (out/PAGE).unlink(missing_ok=True)
     write_json(file, config)
 
-def _write_audit(out, metrics, scores, files, formats):
+def _read_arms(folder, cache):
+    "Return the images of a folder as the arm `images`, those of a dial as an arm a dose, and the files left out."
+    from spurnb.photos.folders import read_folder
+    places = dial_folders(folder)
+    if not places:
+        found, files = read_folder(folder, cache)
+        return dict(images=found), files
+    arms, files = {}, dict(files=0, unreadable={}, copies={}, others=[])
+    for arm, place in places.items():
+        arms[arm], one = read_folder(place, cache)
+        files['files'] += one['files']
+        files['others'] += [f'{arm}/{k}' for k in one['others']]
+        for kind in ('unreadable', 'copies'): files[kind] |= {f'{arm}/{k}': v for k, v in one[kind].items()}
+    return arms, files
+
+def _write_audit(out, metrics, scores, arms, formats):
     "Write what an audit found, and its report, unless all of it is there."
     found = {'metrics.json': json_text(metrics), 'scores.csv': scores.to_csv(index=False)}
     def same(name, text): return (out/name).is_file() and (out/name).read_text('utf-8') == text
@@ -84,11 +100,12 @@ def _write_audit(out, metrics, scores, files, formats):
     (out/PAGE).unlink(missing_ok=True) # it is written last, so it says that all is there
     for name, text in found.items():
         with atomic(out/name) as part: part.write_text(text, encoding='utf-8')
-    write_report(out, dict(images=files), formats=formats)
+    if 'images' not in arms: write_dial(metrics, out)
+    write_report(out, {arm: found.files for arm, found in arms.items()}, formats=formats)
 
 # %% ../../nbs/report/folder.ipynb #055e7c3d
 def audit_folder(
-    images, # folder of images without the object of the class
+    images, # folder of images without the object of the class, or of a dial: one folder a dose
     target:str, # class of the embedded world, of ImageNet (name, number or WordNet id), or of the classifiers
     judges=None, # names of classifiers, as for `load_judge`; None for those of the embedded world
     out=None, # folder for the results and the report; None writes nothing
@@ -109,7 +126,6 @@ def audit_folder(
     from spurnb.audit.zoo import class_target, load_judges, mini_judges
     from spurnb.data import mini_target
     from spurnb.evaluate import audit
-    from spurnb.photos.folders import read_folder
     company = dict(positives=positives, references=references, detector=detector, space=space, lpips=lpips)
     names, out = list(judges or mini_judges()), out and Path(out)
     ours, device = _embedded(names, target), get_device(device)
@@ -124,12 +140,13 @@ def audit_folder(
         created = datetime.now(timezone.utc).isoformat(timespec='seconds')
         _claim(out, dict(command='spurnb_audit', version=__version__, created=created, **about))
     if state: state.wait_for_everyone()
-    found, files = read_folder(images, cache)
+    arms, files = _read_arms(images, cache)
     nulls, material, others = _material(aim, ours, cache, device, **company)
-    metrics, scores = audit(dict(images=found, **nulls), judging, aim, cache=cache, **material)
+    metrics, scores = audit(arms | nulls, judging, aim, cache=cache, paired=tuple(arms), **material)
     metrics |= dict(left_out=missing | metrics['left_out'], files=files, other_files=others, protocol=protocol)
-    scores.insert(2, 'file', found.names + ['']*(len(scores) - len(found)))
-    if out and first: _write_audit(out, metrics, scores, found.files, formats)
+    names = [n for found in arms.values() for n in found.names]
+    scores.insert(2, 'file', names + ['']*(len(scores) - len(names)))
+    if out and first: _write_audit(out, metrics, scores, arms, formats)
     return metrics, scores
 
 # %% ../../nbs/report/folder.ipynb #1ea00ad0
