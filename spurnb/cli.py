@@ -123,7 +123,8 @@ def spurnb_doctor(
 class Finetune:
     "Fine-tune a Stable Diffusion on references of a spurious feature. Run it again to resume."
     target:str = 'fireboat' # class of the embedded world whose feature is learned
-    references:str = '' # folder of your own reference images
+    references:str = '' # folder of your own reference images, perhaps with masks/ in it
+    prior:str = '' # folder of your own prior images; empty: the untuned model generates them
     model:str = 'mini' # model to fine-tune: mini, a diffusers folder, or a hub name
     encoder:str = 'mini' # robust classifier behind the similarity loss
     pca:str = '' # its PCA of the class, pca.safetensors of a run; needed with your own references

@@ -40,6 +40,7 @@ def run_identity(
     settings = {k: v for k, v in asdict(trainer.settings).items() if k not in FREE}
     return dict(settings=settings, seed=trainer.seed, sfsl=trainer.sfsl.settings() if trainer.sfsl else None,
                 model=pipeline_hash(trainer.pipe), references=_fingerprint(references),
+                masks=_fingerprint(trainer.places),
                 prior=_fingerprint(prior if trainer.settings.prior_per_step else None))
 
 def _changes(a, b, name=''):
@@ -115,9 +116,10 @@ def finetune(
     monitor:Monitor|None=None, # validation images and trackers; None: what the settings ask for
     license:str='', # of the references, for the model card
     seed:int=0, # of everything random
+    masks=None, # of the references (n, 1, h, w) in [0,1], 1 where the feature is; None: everywhere
 )->list: # one dict per step: step, loss and its parts, grad_norm, seconds, and the probe's numbers
     "Fine-tune, resuming this run from `folder`; another run's files there are replaced, with a warning."
-    trainer = Trainer(pipe, references, prior, settings, sfsl, device, seed)
+    trainer = Trainer(pipe, references, prior, settings, sfsl, device, seed, masks)
     arm = arm or ('sfsl' if trainer.sfsl else 'dreambooth')
     monitor = monitor or make_monitor(settings, device=str(trainer.device), seed=seed)
     if not folder:
@@ -191,7 +193,8 @@ class Finetuned:
 # %% ../nbs/06_finetune.ipynb #e17target
 def finetune_target(
     target:str='fireboat', # class of the embedded world whose spurious feature is learned
-    references:str='', # folder of your own reference images
+    references:str='', # folder of your own reference images, perhaps with masks/ in it
+    prior:str='', # folder of your own prior images; empty: the untuned model generates them
     model:str='mini', # model to fine-tune: mini, a diffusers folder, or owner/name on the hub
     encoder:str='mini', # the classifier behind the similarity loss
     pca:str='', # its PCA of the class, pca.safetensors of a run; needed with your own references
@@ -207,7 +210,7 @@ def finetune_target(
 )->Finetuned:
     "Fine-tune a model on references of a spurious feature, resuming where an earlier call was stopped."
     from spurnb.data import folder_images, mini_references, mini_target
-    from spurnb.photos.folders import beside_images, log_passed_over
+    from spurnb.photos.folders import beside_images, folder_masks, log_passed_over
     from spurnb.train.families import image_side, tokenize_prompts
     from spurnb.train.lora import check_kohya, save_lora
     if model != 'mini' or references: _check_own(train, references, pca, components)
@@ -220,17 +223,19 @@ def finetune_target(
     pipe = load_pipeline(model, device)
     if kohya: check_kohya(pipe, train.lora_rank)
     tokenize_prompts(pipe, [train.instance_prompt, train.class_prompt]) # too long? then fail now
-    loss, prior = None, None
+    loss, masks, given = None, None, None
     if references:
-        images = folder_images(references, image_side(pipe))[0]
+        images, names = folder_images(references, image_side(pipe))
+        masks = folder_masks(references, names, image_side(pipe))
         log_passed_over(references, beside_images(references))
     else: images = mini_references(target).images
     if train.sfsl_weight: loss = _sfsl(target, images, pca, encoder, components, sfsl, device)
-    if train.prior_per_step:
-        prior = prior_images(pipe, train.class_prompt, train.num_class_images, seed, Path(out)/'prior')
+    if train.prior_per_step and prior: given = folder_images(prior, image_side(pipe))[0]
+    elif train.prior_per_step:
+        given = prior_images(pipe, train.class_prompt, train.num_class_images, seed, Path(out)/'prior')
     license = license or ('' if references else 'drawn by code, Apache 2.0')
-    history = finetune(pipe, images, prior, train, loss, out, device=device, monitor=monitor, license=license,
-                       seed=seed)
+    history = finetune(pipe, images, given, train, loss, out, device=device, monitor=monitor, license=license,
+                       seed=seed, masks=masks)
     folder = Path(out)/'model'/('sfsl' if loss else 'dreambooth')
     if not state or state.is_main_process:
         if kohya: save_lora(pipe, folder, kohya=True)

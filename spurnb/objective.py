@@ -195,9 +195,10 @@ def diffusion_loss(
     pred, # the network's output (n, c, h, w)
     target, # of `noise_target`
     weights=None, # (n,) factor per image, or None
+    places=1., # (n, 1, h, w) factor per place, with mean 1 in each image
 ): # (n,)
     "Return the mean squared error of each image, in float32."
-    loss = F.mse_loss(pred.float(), target.float(), reduction='none').flatten(1).mean(1)
+    loss = (F.mse_loss(pred.float(), target.float(), reduction='none')*places).flatten(1).mean(1)
     return loss if weights is None else loss * weights
 
 # %% ../nbs/05_objective.ipynb #53c0aa4d

@@ -14,6 +14,7 @@ from pathlib import Path
 from . import __version__
 from .core import (UserError, atomic, cap_threads, check_torch, get_device, pick, read_json, settings_hash, share,
                          write_json)
+from .data import folder_images
 from .run.material import describe_feature, mini_material, photo_material, photo_target
 from .run.settings import PRESETS, RunSettings, recorded
 from .train.settings import with_prompts
@@ -105,7 +106,7 @@ def train_arm(
     if arm == 'dreambooth': how, sfsl = replace(how, sfsl_weight=0.), None
     pipe = load_pipeline(s.generator, device)
     finetune(pipe, material.references.images, prior, how, sfsl, out, arm=arm, device=device,
-             monitor=_monitor(s, how, device), seed=s.seed)
+             monitor=_monitor(s, how, device), seed=s.seed, masks=material.references.masks)
     return pipe
 
 # %% ../nbs/09_pipeline.ipynb #e6e865a4
@@ -116,7 +117,9 @@ def _release(): # memory that nothing refers to
 
 def _prior(pipe, settings, how, out): # prior images, or None
     from spurnb.train.batches import prior_images
+    from spurnb.train.families import image_side
     if not how.prior_per_step: return None
+    if settings.prior_images: return folder_images(settings.prior_images, image_side(pipe))[0]
     g = settings.generate
     return prior_images(pipe, how.class_prompt, how.num_class_images, settings.seed, out/'prior',
                         g.num_inference_steps, g.guidance_scale, g.batch_size)

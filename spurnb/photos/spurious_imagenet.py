@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from ..core import UserError, generator, pick, positive, sha256
 from ..data import References, image_paths, imagenet_target
 from .downloads import cache_home, download, unpack
-from .folders import FolderImages, read_folder
+from .folders import FolderImages, folder_masks, read_folder
 
 # %% ../../nbs/photos/spurious_imagenet.ipynb #7a6c38b9
 @dataclass(frozen=True)
@@ -266,4 +266,5 @@ def feature_references(
     chosen, apart, _ = choose_images(images, **how)
     def squares(some):
         return torch.cat(list(images[some].split(16, side))) if some else torch.zeros(0, 3, side, side)
-    return References(squares(chosen), squares(apart), [images.names[i] for i in chosen], source)
+    names, folder = [images.names[i] for i in chosen], images.files[0].parent
+    return References(squares(chosen), squares(apart), names, source, masks=folder_masks(folder, names, side))

@@ -173,6 +173,7 @@ def _photo_checks(s): # names and functions of a run of photographs
     yield 'feature images', partial(_photograph, s)
     yield 'class images', partial(_class_images, s.class_images, s, 'train')
     if s.validation_images: yield 'validation images', partial(_class_images, s.validation_images, s, 'val')
+    if s.prior_images: yield 'prior images', partial(_folder, s.prior_images)
     if s.other_images: yield 'other images', partial(_folder, s.other_images)
     if s.sfsl.decoder == 'tiny': yield 'tiny decoder', partial(_repository, s.sfsl.tiny)
     if s.audit.detector: yield 'detector', partial(_repository, s.audit.detector.partition(':')[2])

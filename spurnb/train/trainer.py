@@ -9,6 +9,7 @@ __all__ = ['log', 'Trainer', 'set_checkpointing', 'set_memory_format']
 import logging, math, os, time
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from fastcore.basics import patch
@@ -36,6 +37,7 @@ class Trainer:
         sfsl=None, # an `SFSL`, or None for plain DreamBooth
         device:str|None=None, # as for `get_device`; None: where the pipeline is
         seed:int=0, # of everything random
+        masks=None, # of the references (n, 1, h, w) in [0,1], 1 where the feature is; None: everywhere
     ):
         self.pipe, self.settings, self.scheduler, self.seed = pipe, settings, pipe.scheduler, seed
         images = [references, prior] if settings.prior_per_step else [references]
@@ -49,6 +51,7 @@ class Trainer:
         _check_prompts(pipe, settings)
         self.token_ids = tokenize_prompts(pipe, [settings.instance_prompt, settings.class_prompt][:len(images)])
         self._cache([i.float().cpu() for i in images])
+        self.places = None if masks is None else self._places(masks)
         self._make_trainable()
         self._make_optimizer()
 
@@ -107,6 +110,16 @@ def _cache(self:Trainer, images):
     self.moments = tuple(torch.cat(m) for m in zip(*found))
     if not self.sfsl: return
     with torch.no_grad(): self.reference_features = torch.cat([self.sfsl.g(x.to(self.device)) for x in views])
+
+# %% ../../nbs/train/trainer.ipynb #ma5c0007
+@patch
+def _places(self:Trainer, masks):
+    "Return the weight of every place of every view of the references; the last is that of all prior images."
+    views = [reference_view(masks.float(), v, self.settings, self.seed) for v in range(view_count(self.settings))]
+    inside = F.interpolate(torch.cat(views), self.moments[0].shape[2:], mode='area')
+    weight = inside + self.settings.mask_outside*(1 - inside)
+    weight = weight/weight.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return torch.cat([weight, torch.ones_like(weight[:1])]).to(self.device)
 
 # %% ../../nbs/train/trainer.ipynb #c36e76bd
 def set_checkpointing(
@@ -236,7 +249,10 @@ def loss(self:Trainer,
     noisy = noisify(self.scheduler, latents, noise, t)
     with self.autocast(): pred = self.predict(noisy, t, b)
     weights = min_snr_weights(self.scheduler, t, s.snr_gamma).to(self.device) if s.snr_gamma else None
-    each = diffusion_loss(pred, noise_target(self.scheduler, latents, noise, t), weights)
+    places = 1.
+    if self.places is not None:
+        places = self.places[torch.cat([which, which.new_full((len(t) - b,), len(self.places) - 1)])]
+    each = diffusion_loss(pred, noise_target(self.scheduler, latents, noise, t), weights, places)
     loss, parts = prior_split(each, b, s.prior_loss_weight)
     if self.sfsl:
         features = self.reference_features[which]
