@@ -10,14 +10,17 @@ __all__ = ['WORLD_COMMANDS', 'COMMANDS', 'Run', 'run_options', 'spurnb_run', 'Do
 # %% ../nbs/cli.ipynb #94f12b1c
 import os, sys, time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from .audit.settings import AuditSettings
-from .core import UserError, cap_threads, cli_errors, get_device, pick, positive, process_state, share
+from .core import (UserError, cap_threads, cli_errors, get_device, pick, positive, process_state, read_json,
+                         share)
 from .draw.settings import GenerateSettings
+from .run.cluster import ClusterSettings
 from .run.options import option_names, read_options
 from .run.settings import RunSettings, file_changes, settings_for, settings_text
 from .train.settings import SFSLSettings, TrainSettings
@@ -34,6 +37,7 @@ class Run:
     shard:str = '' # of several runs, only this share, such as 1/2 in one process and 2/2 in another
     show:FlagCreatePairsOff[bool] = False # print the settings and what they need, and stop
     fresh:FlagCreatePairsOff[bool] = False # start over: remove what an earlier run left in the folder
+    jobs:Annotated[ClusterSettings, arg(name='')] = field(default_factory=ClusterSettings)
     choices:Annotated[RunSettings, arg(name='')] = field(default_factory=RunSettings)
 
 def _typed(args, name, usual=''): # the value of an option, before all options are read
@@ -61,12 +65,31 @@ def _expected(settings): # lines: what a run of photographs needs
     check_room(found, settings, device)
     return needs_text(found, *run_speed(device, settings.train.dtype))
 
-def _several(settings, targets, seeds, fresh, shard): # run several seeds and classes, and print their summary
+def _submit(call, unfinished, out, jobs): # do shares as jobs of a cluster; raise if one has failed
+    from spurnb.run.cluster import submit
+    failed = submit(call, unfinished, out/'jobs', jobs)
+    if jobs.cluster == 'slurm':
+        print(f'{len(unfinished)} jobs are in the queue or submitted now; see squeue, and {out/"jobs"} for their logs.')
+    if failed:
+        share, why = next(iter(failed.items()))
+        raise UserError(f'{len(failed)} of {len(unfinished)} jobs failed; the first, {share}: {why}; '
+                        'the same command does only these again.')
+
+def _several(settings, targets, seeds, fresh, shard, jobs): # run several seeds and classes, and print their summary
     from spurnb.lab.claim import summary_text
-    from spurnb.pipeline import run_all
+    from spurnb.pipeline import run_all, run_folders
     out = Path(settings.out or Path('runs')/('all' if len(targets) > 1 else settings.target.replace(' ', '_')))
-    if summary := run_all(settings, targets, range(settings.seed, settings.seed + seeds), out, fresh, shard):
-        print(f'{summary_text(summary)}\nreport: {out/"study.html"}')
+    seeds, summary = range(settings.seed, settings.seed + seeds), out/'summary.json'
+    if jobs.cluster:
+        folders = [*run_folders(targets, seeds, out.absolute()).values()]
+        left = [i for i, f in enumerate(folders, 1) if not (f/'metrics.json').exists()]
+        if not left and not summary.exists(): left = [1] # the job that wrote the last result was stopped before it
+        call = partial(run_all, settings, targets, seeds, out.absolute())
+        _submit(call, [f'{i}/{len(folders)}' for i in left], out, jobs)
+        if not summary.exists(): return
+        found = read_json(summary)
+    else: found = run_all(settings, targets, seeds, out, fresh, shard)
+    if found: print(f'{summary_text(found)}\nreport: {out/"study.html"}')
 
 def _one(settings, fresh): # run once, and print the result
     from spurnb.pipeline import run
@@ -86,12 +109,15 @@ def spurnb_run(
     o = run_options(args)
     s, targets = o.choices, CLASSES if every else [o.choices.target]
     several = len(targets)*positive(o.seeds, 'seeds') > 1
-    if o.shard and not several: raise UserError('--shard needs several runs; also give --seeds, or --target all.')
+    for name, given in (('shard', o.shard), ('cluster', o.jobs.cluster)):
+        if given and not several: raise UserError(f'--{name} needs several runs; also give --seeds, or --target all.')
+    for name, given in (('shard', o.shard), ('fresh', o.fresh)):
+        if given and o.jobs.cluster: raise UserError(f'--{name} does not go with --cluster; leave one of them out.')
     share([], o.shard)
     if o.show: print(settings_text(s))
     if not s.mini: print(_expected(s), flush=True)
     if o.show: return
-    if several: return _several(s, targets, o.seeds, o.fresh, o.shard)
+    if several: return _several(s, targets, o.seeds, o.fresh, o.shard, o.jobs)
     _one(s, o.fresh)
 
 # %% ../nbs/cli.ipynb #d0c73001
@@ -334,6 +360,7 @@ class WorldStudy:
     parts:tuple[str, ...] = () # only these, such as claim or strength; empty: all
     seeds:int = 5 # of the claim
     shard:str = '' # only this share of the jobs, such as 1/2 in one process and 2/2 in another
+    jobs:Annotated[ClusterSettings, arg(name='')] = field(default_factory=ClusterSettings)
     choices:Annotated[RunSettings, arg(name='')] = field(default_factory=RunSettings)
 
 # %% ../nbs/cli.ipynb #7de44f6d
@@ -371,10 +398,14 @@ def _world_study(o):
     s, out, seeds = o.choices, Path(o.choices.out or 'runs/study'), positive(o.seeds, 'seeds')
     if s.target != RunSettings().target: raise UserError('the study has its own classes; leave --target out.')
     if not s.mini: raise UserError('the study is about the embedded world; for photographs use spurnb_run --seeds.')
+    if o.shard and o.jobs.cluster: raise UserError('--shard does not go with --cluster; leave one of them out.')
     jobs = study_jobs(seeds, o.parts, o.shard)
     hours = expected_hours(jobs, known_seconds(), out)
     print(f'{len(jobs)} jobs, about {hours:.1f} hours in one process; finished jobs are not repeated', flush=True)
-    run_study(out, s, run, seeds, o.parts, o.shard)
+    if o.jobs.cluster:
+        call = partial(run_study, out.absolute(), s, run, seeds, o.parts)
+        _submit(call, [f'{i}/{len(jobs)}' for i in range(1, len(jobs) + 1)], out, o.jobs)
+    else: run_study(out, s, run, seeds, o.parts, o.shard)
     summary = finish_study(out, seeds)
     if not summary: return print('the claim is not complete yet: other parts or shards are to come')
     print(f'{summary_text(summary)}\nreport: {out/"study.html"}')
