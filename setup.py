@@ -30,7 +30,7 @@ setup(
     ],
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'cluster')},
     # the folders of data hold no Python; as namespace packages they are found without a warning
     packages=find_namespace_packages(str(here), include=[name, f'{name}.*']),
     package_data={name: ['mini/**/*', 'templates/**/*', 'facts/*']},

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MARK', 'log', 'generator', 'settings_hash', 'unlisted', 'unchanged', 'claim', 'discard', 'atomic', 'UserError',
-           'reason', 'pick', 'positive', 'cli_errors', 'get_device', 'cap_threads', 'check_torch', 'write_json',
-           'read_json', 'sha256', 'to_tensor', 'to_pil', 'image_grid', 'show_images', 'save_png', 'load_png', 'share',
-           'process_state', 'track']
+           'reason', 'pick', 'positive', 'cli_errors', 'get_device', 'cap_threads', 'check_torch', 'json_text',
+           'write_json', 'read_json', 'sha256', 'to_tensor', 'to_pil', 'image_grid', 'show_images', 'save_png',
+           'load_png', 'share', 'process_state', 'track']
 
 # %% ../nbs/00_core.ipynb #b6729d83
 import contextlib, errno, functools, hashlib, importlib.util, json, logging, math
@@ -316,13 +316,18 @@ def check_torch():
             'such as `pip install -U torch torchvision --index-url https://download.pytorch.org/whl/cpu`.')
 
 # %% ../nbs/00_core.ipynb #1ea6d977
+def json_text(
+    obj, # anything `settings_hash` takes
+)->str:
+    "Return `obj` as `write_json` writes it."
+    return json.dumps(_plain(obj), indent=1, ensure_ascii=False) + '\n'
+
 def write_json(
     path, # file to write
     obj, # anything `settings_hash` takes
 ):
     "Write `obj` as JSON, whole or not at all."
-    text = json.dumps(_plain(obj), indent=1, ensure_ascii=False) + '\n'
-    with atomic(path) as part: part.write_text(text, encoding='utf-8')
+    with atomic(path) as part: part.write_text(json_text(obj), encoding='utf-8')
 
 def read_json(
     path, # file to read

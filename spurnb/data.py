@@ -80,6 +80,7 @@ class References:
     names:list      # one name per image in `images`
     source:str      # where they come from, for the report
     sha256:list = field(default_factory=list) # of each image's 8-bit pixels
+    masks:object = None # tensor (n, 1, h, w) in [0,1], 1 where the feature is; None: everywhere
 
     def __post_init__(self):
         if not len(self.images):

@@ -6,7 +6,7 @@
 __all__ = ['log', 'FREE', 'run_identity', 'finetune', 'Finetuned', 'finetune_target']
 
 # %% ../nbs/06_finetune.ipynb #f39f74f6
-import logging
+import logging, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def run_identity(
     settings = {k: v for k, v in asdict(trainer.settings).items() if k not in FREE}
     return dict(settings=settings, seed=trainer.seed, sfsl=trainer.sfsl.settings() if trainer.sfsl else None,
                 model=pipeline_hash(trainer.pipe), references=_fingerprint(references),
+                masks=_fingerprint(trainer.places),
                 prior=_fingerprint(prior if trainer.settings.prior_per_step else None))
 
 def _changes(a, b, name=''):
@@ -67,6 +68,16 @@ def _resume(trainer, states, identity):
     return done, [r for r in read_losses(states/'losses.csv') if r['step'] < done], []
 
 # %% ../nbs/06_finetune.ipynb #07796a9e
+def _read(trainer, rows):
+    "Turn the tensors in rows of the history into numbers, and tell the trackers."
+    began = time.time()
+    found = [trainer.settle(row) for row in rows]
+    waited = (time.time() - began)/len(rows)
+    for row, numbers in zip(rows, found):
+        row.update(numbers, seconds=row['seconds'] + waited)
+        trainer.accelerator.log({k: v for k, v in row.items() if k != 'step'}, step=row['step'] + 1)
+    rows.clear()
+
 def _train(trainer, arm, first, history, keep, monitor, pictures=None):
     "Take the steps from `first` on; `keep(steps done, history)` saves a state."
     settings, accelerator = trainer.settings, trainer.accelerator
@@ -76,16 +87,20 @@ def _train(trainer, arm, first, history, keep, monitor, pictures=None):
     with noted_signals() as stop, torch.random.fork_rng():
         speed, bar = Speed(trainer), track(range(first, last), f'fine-tuning {arm}')
         if every and first == 0: look(0) # a bad probe fails now and not in an hour
+        unread = []
         for step in bar:
-            row, done = trainer.step(step), step + 1
+            row, done = trainer.step(step, wait=False), step + 1
             history.append(row)
-            if every and (done % every == 0 or done == last): row.update(look(done))
-            logged = {k: v for k, v in row.items() if k != 'step' and not k.startswith('probe/')}
-            accelerator.log(logged, step=done)
+            unread.append(row)
+            stopping = trainer.any(stop.is_set()) # several processes stop together
+            looks = every and (done % every == 0 or done == last)
+            keeps = done % settings.checkpointing_steps == 0 or done == last
+            if not (trainer.waits or looks or keeps or stopping or done % 10 == 0): continue
+            _read(trainer, unread)
+            if looks: row.update(look(done))
             shown = {k: f'{v:.3f}' for k, v in row.items() if k in ('loss', 'sfsl')}
             bar.set_postfix({**shown, **speed(history)}, refresh=False)
-            stopping = trainer.any(stop.is_set()) # several processes stop together
-            if stopping or (done % settings.checkpointing_steps == 0 and done < last): keep(done, history)
+            if stopping or (keeps and done < last): keep(done, history)
             if stopping: raise KeyboardInterrupt
     return history
 
@@ -102,9 +117,10 @@ def finetune(
     monitor:Monitor|None=None, # validation images and trackers; None: what the settings ask for
     license:str='', # of the references, for the model card
     seed:int=0, # of everything random
+    masks=None, # of the references (n, 1, h, w) in [0,1], 1 where the feature is; None: everywhere
 )->list: # one dict per step: step, loss and its parts, grad_norm, seconds, and the probe's numbers
     "Fine-tune, resuming this run from `folder`; another run's files there are replaced, with a warning."
-    trainer = Trainer(pipe, references, prior, settings, sfsl, device, seed)
+    trainer = Trainer(pipe, references, prior, settings, sfsl, device, seed, masks)
     arm = arm or ('sfsl' if trainer.sfsl else 'dreambooth')
     monitor = monitor or make_monitor(settings, device=str(trainer.device), seed=seed)
     if not folder:
@@ -181,7 +197,8 @@ class Finetuned:
 # %% ../nbs/06_finetune.ipynb #e17target
 def finetune_target(
     target:str='fireboat', # class of the embedded world whose spurious feature is learned
-    references:str='', # folder of your own reference images
+    references:str='', # folder of your own reference images, perhaps with masks/ in it
+    prior:str='', # folder of your own prior images; empty: the untuned model generates them
     model:str='mini', # model to fine-tune: mini, a diffusers folder, or owner/name on the hub
     encoder:str='mini', # the classifier behind the similarity loss
     pca:str='', # its PCA of the class, pca.safetensors of a run; needed with your own references
@@ -197,7 +214,7 @@ def finetune_target(
 )->Finetuned:
     "Fine-tune a model on references of a spurious feature, resuming where an earlier call was stopped."
     from spurnb.data import folder_images, mini_references, mini_target
-    from spurnb.photos.folders import beside_images, log_passed_over
+    from spurnb.photos.folders import beside_images, folder_masks, log_passed_over
     from spurnb.train.families import image_side, tokenize_prompts
     from spurnb.train.lora import check_kohya, save_lora
     if model != 'mini' or references: _check_own(train, references, pca, components)
@@ -210,17 +227,19 @@ def finetune_target(
     pipe = load_pipeline(model, device)
     if kohya: check_kohya(pipe, train.lora_rank)
     tokenize_prompts(pipe, [train.instance_prompt, train.class_prompt]) # too long? then fail now
-    loss, prior = None, None
+    loss, masks, given = None, None, None
     if references:
-        images = folder_images(references, image_side(pipe))[0]
+        images, names = folder_images(references, image_side(pipe))
+        masks = folder_masks(references, names, image_side(pipe))
         log_passed_over(references, beside_images(references))
     else: images = mini_references(target).images
     if train.sfsl_weight: loss = _sfsl(target, images, pca, encoder, components, sfsl, device)
-    if train.prior_per_step:
-        prior = prior_images(pipe, train.class_prompt, train.num_class_images, seed, Path(out)/'prior')
+    if train.prior_per_step and prior: given = folder_images(prior, image_side(pipe))[0]
+    elif train.prior_per_step:
+        given = prior_images(pipe, train.class_prompt, train.num_class_images, seed, Path(out)/'prior')
     license = license or ('' if references else 'drawn by code, Apache 2.0')
-    history = finetune(pipe, images, prior, train, loss, out, device=device, monitor=monitor, license=license,
-                       seed=seed)
+    history = finetune(pipe, images, given, train, loss, out, device=device, monitor=monitor, license=license,
+                       seed=seed, masks=masks)
     folder = Path(out)/'model'/('sfsl' if loss else 'dreambooth')
     if not state or state.is_main_process:
         if kohya: save_lora(pipe, folder, kohya=True)

@@ -6,6 +6,7 @@ import pytest
 from spurnb.cli import spurnb_bench
 from spurnb.core import UserError
 from spurnb.lab import bench
+from spurnb.lab.script import Script, dreambooth_script
 from spurnb.lab.step_cost import WAYS, measure_steps, one_step, step_material
 
 
@@ -47,6 +48,8 @@ def test_mistakes_are_one_sentence(options, said, capsys):
     (lambda: step_material('sd2'), 'there is no preset'),
     (lambda: step_material(n=0), 'n is 0'),
     (lambda: measure_steps(None, None, None, repeats=0), 'repeats is 0'),
+    (lambda: bench.bench_step(script='nowhere.py', device='cpu', n=1), 'there is no script'),
+    (lambda: bench.bench_step('sd15', script='x.py', device='cpu'), 'on the CPU'),
 ])
 def test_refusals(work, said):
     with pytest.raises(UserError) as refused: work()
@@ -56,3 +59,47 @@ def test_refusals(work, said):
 def test_lines():
     rows = [dict(way='a', seconds=1, megabytes=1), dict(way='b', seconds=3, megabytes=2)]
     assert bench.pca_lines(rows)[-1] == 'a is 3.0 times as fast as b, with 0.50 times the memory'
+
+
+SCRIPT = '''
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from tqdm.auto import tqdm
+
+taken = []
+
+def parse_args(words):
+    known, rest = ArgumentParser().parse_known_args(words)
+    return rest
+
+def main(args):
+    told = dict(zip(args, args[1:]))
+    images = len(list(Path(told['--instance_data_dir']).iterdir())), len(list(Path(told['--class_data_dir']).iterdir()))
+    bar = tqdm(range(10))
+    for step in range(10):
+        if len(taken) == 5: raise RuntimeError('five are enough')
+        taken.append(images)
+        bar.update(1)
+        bar.set_postfix(loss=0.)
+'''
+
+
+def test_a_script_takes_one_step_at_a_time(tmp_path):
+    (tmp_path/'script.py').write_text(SCRIPT)
+    trainer, images, losses = step_material('small', n=1, device='cpu')
+    with dreambooth_script(tmp_path/'script.py', trainer, images, tmp_path) as script:
+        assert script.module.taken == [(1, 16)]
+        rows = measure_steps(trainer, images, losses, repeats=1, ways=('cached',), script=script)
+        assert script.module.taken == [(1, 16)]*3 and [r['way'] for r in rows] == ['script', 'cached']
+        for _ in range(2): script.step()
+        with pytest.raises(UserError, match='the script failed: five are enough'): script.step()
+    assert not script.thread.is_alive()
+
+
+def test_a_script_that_ends_says_so(tmp_path):
+    short = SCRIPT.replace('range(10)', 'range(2)').replace("told['--instance_data_dir']", "'.'")
+    (tmp_path/'script.py').write_text(short.replace("told['--class_data_dir']", "'.'"))
+    script = Script(tmp_path/'script.py', {})
+    script.step()
+    with pytest.raises(UserError, match='the script ended'): script.step()

@@ -8,6 +8,7 @@ import pytest
 
 from spurnb import cli
 from spurnb.core import UserError
+from spurnb.run.options import option_names
 from spurnb.run.settings import PRESETS, RunSettings
 from spurnb.train.settings import SFSLSettings, TrainSettings
 
@@ -58,7 +59,8 @@ def test_an_unknown_option_is_one_line(command):
     assert r.stderr.partition('imported:')[0].count('\n') == 1 and not r.stdout
 
 
-KINDS = [cli.Run, cli.Finetune, cli.Generate, cli.Audit, cli.Bench, *(kind for kind, _ in cli.WORLD_COMMANDS.values())]
+KINDS = [cli.Run, cli.Doctor, cli.Finetune, cli.Generate, cli.Audit, cli.Bench,
+         *(kind for kind, _ in cli.WORLD_COMMANDS.values())]
 
 
 @pytest.mark.parametrize('kind', KINDS, ids=lambda k: k.__name__)
@@ -83,7 +85,7 @@ def test_modules_on_the_way_to_help_import_nothing_heavy(module):
 
 @pytest.mark.parametrize('args, code, said', [
     (['--help'], 0, 'usage: python -m spurnb.cli'), (['world', '--help'], 0, 'usage: spurnb_world'),
-    ([], 2, 'give one of run, finetune'), (['rum'], 2, "did you mean 'run'"), (['world'], 2, 'give one of train'),
+    ([], 2, 'give one of run, doctor'), (['rum'], 2, "did you mean 'run'"), (['world'], 2, 'give one of train'),
     (['world', 'dra'], 2, "did you mean 'draw'"), (['run', '--max_train_step', '3'], 2, '--train.max_train_steps')])
 def test_the_module_is_all_commands(args, code, said):
     r = subprocess.run([sys.executable, '-m', 'spurnb.cli', *args], text=True, capture_output=True)
@@ -126,7 +128,7 @@ def leaves(kind, prefix=''):
 
 def test_one_list_of_settings():
     "Every option of the trainer and of the loss can be reached from `spurnb_run`, and none stands twice."
-    known = cli.option_names(cli.Run)
+    known = option_names(cli.Run)
     assert len(set(known)) == len(known)
     for prefix, kind in (('train', TrainSettings), ('sfsl', SFSLSettings)):
         for name in leaves(kind): assert f'--{prefix}.{name}' in known
@@ -169,5 +171,5 @@ def test_commands_in_the_documentation_can_be_read(name):
             assert args[0] in cli.WORLD_COMMANDS, args
             cli.read_options(cli.WORLD_COMMANDS[args[0]][0], args[1:], command)
         elif {'--help', '--settings'} & set(args): continue
-        elif command == 'spurnb_run': cli.run_options([a.replace('all', 'koala') for a in args])
+        elif command in ('spurnb_run', 'spurnb_doctor'): cli.run_options([a.replace('all', 'koala') for a in args])
         else: cli.read_options(kinds[command], args, command)

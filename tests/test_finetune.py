@@ -44,8 +44,8 @@ def train(model, out, say=None, monitor=None, **changes):
     references, prior, sfsl = material()
     step = trainer.Trainer.step
 
-    def told(self, i):
-        logged = step(self, i)
+    def told(self, i, wait=True):
+        logged = step(self, i, wait)
         if say:
             say(logged)
         return logged
@@ -636,3 +636,59 @@ if __name__ == '__main__':
         train(sys.argv[1], sys.argv[2], say)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def trainer_of(kind, **changes):
+    from spurnb.train.settings import TrainSettings
+
+    references, prior, sfsl = material()
+    return kind(tiny_pipeline(), references, prior, TrainSettings(**{**SETTINGS, **changes}), sfsl)
+
+
+def test_a_card_is_not_waited_for():
+    "Tensors on the device `meta` have no values: reading one is an error."
+    import contextlib, math, torch
+    from spurnb.train.trainer import Trainer
+
+    t = trainer_of(Trainer, snr_gamma=5.0)
+    t.pipe.to('meta')
+    t.device, t.autocast = torch.device('meta'), contextlib.nullcontext
+    t.sfsl = t.sfsl.to('meta')
+    t.moments, t.reference_features = tuple(m.to('meta') for m in t.moments), t.reference_features.to('meta')
+    t.token_ids = dict(ids=[i.to('meta') for i in t.token_ids['ids']])
+    t._make_trainable()
+    t.optimizer = torch.optim.RMSprop(t.params.values())
+    row = t.step(0, wait=False)
+    assert {'loss', 'prior', 'sfsl', 'grad_norm'} <= {k for k, v in row.items() if isinstance(v, torch.Tensor)}
+    with pytest.raises(RuntimeError, match='meta'):
+        t.settle(row)
+
+
+def test_steps_that_are_read_later_are_the_same_steps():
+    "Where nobody reads a step, an update that is not finite and all after it leave the weights alone."
+    import math, torch
+    from spurnb.core import UserError
+    from spurnb.train.trainer import Trainer
+
+    class Later(Trainer):
+        waits = False
+
+    now, later = trainer_of(Trainer), trainer_of(Later)
+    rows = [now.step(i) for i in range(3)]
+    assert [r['loss'] for r in rows] == [later.settle(later.step(i, wait=False))['loss'] for i in range(3)]
+    assert all(torch.equal(p, now.params[k]) for k, p in later.params.items())
+    whole, later.moments = later.moments, (later.moments[0] * math.nan, later.moments[1])
+    later.step(3, wait=False)
+    later.moments = whole
+    row = later.step(4, wait=False)
+    assert math.isfinite(row['loss']) and all(torch.equal(p, now.params[k]) for k, p in later.params.items())
+    with pytest.raises(UserError, match='loss or gradient is not finite at step 3'):
+        later.settle(row)
+
+
+def test_compiling_with_graphs_takes_the_text_encoder_too():
+    import torch
+    from spurnb.train.trainer import Trainer
+
+    t = trainer_of(Trainer, compile='reduce-overhead')
+    assert all(isinstance(part, torch._dynamo.OptimizedModule) for part in (t.network, *t.encoders))

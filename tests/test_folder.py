@@ -110,3 +110,22 @@ def test_changed_weights_are_not_remembered(jets, tmp_path):
     assert rates() == first
     save_file({k: v + 1 if k.endswith('bias') else v for k, v in state.items()}, tmp_path/'mine.safetensors')
     assert rates() != first
+
+
+@weights
+def test_the_page_is_written_again_only_when_something_changed(jets):
+    how = dict(images=jets/'jets', target='fireboat', judges=['test_resnet'], out=jets/'out')
+    def audited(**changes): # what of the results is new
+        files = [jets/'out'/f for f in ('config.json', 'report.html', 'tables/rates.csv', 'figures/rates.svg')]
+        before = [f.stat().st_mtime_ns if f.exists() else 0 for f in files]
+        audit_folder(**how, **changes)
+        return {f.name for f, t in zip(files, before) if f.exists() and f.stat().st_mtime_ns != t}
+    assert 'report.html' in audited(formats=['csv', 'latex'])
+    assert audited() == set()
+    assert {'config.json', 'report.html'} <= audited(formats=['csv'])
+    assert audited(formats=['csv']) == set()
+    (jets/'out'/'report.html').unlink()
+    assert 'report.html' in audited(formats=['csv'])
+    save_png(jets/'jets'/'0.png', reference_scenes('fireboat', 3)[2].draw())
+    assert 'report.html' in audited(formats=['csv'])
+    assert audited(formats=['csv']) == set()

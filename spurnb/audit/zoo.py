@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MINI_INPUT', 'IMAGENET_INPUT', 'mini_judges', 'imagenet_classes', 'head_classes', 'read_classes', 'class_target',
-           'hub_files', 'load_judge', 'own_judge', 'load_judges', 'mini_audit_material', 'judge_speed',
+           'hub_files', 'load_judge', 'judge_config', 'own_judge', 'load_judges', 'mini_audit_material', 'judge_speed',
            'spurious_probe']
 
 # %% ../../nbs/audit/zoo.ipynb #26cc2bb8
@@ -30,7 +30,7 @@ from ..photos.folders import read_folder
 from ..world.scenes import CLASSES
 
 # %% ../../nbs/audit/zoo.ipynb #6673ee81
-MINI_INPUT = dict(input_size=(3, 64, 64), crop_pct=1.) # how the embedded world's judges were trained
+MINI_INPUT = dict(input_size=(3, 64, 64), test_input_size=None, crop_pct=1.) # of the embedded judges
 
 def mini_judges()->list: # names
     "Return the names of the judges that come with the package."
@@ -245,6 +245,21 @@ def load_judge(
         if os.path.isfile(name.partition('@')[2]): where = name.partition('@')[2]
         other = '' if os.path.exists(where) else f', or take one of {", ".join(mini_judges())}'
         raise JudgeFailed(f'cannot get the weights of {name!r}: {hub_trouble(where, e)}{other}.') from e
+
+# %% ../../nbs/audit/zoo.ipynb #d0c70004
+def judge_config(
+    name:str, # as for `load_judge`
+)->tuple: # number of its classes, name of the repository with its weights (None: they are here)
+    "Read what a judge is without fetching its weights."
+    loader, where = _loader(name), name.partition(':')[2]
+    if loader is _transformers and not Path(where).is_dir():
+        from transformers import AutoConfig
+        return AutoConfig.from_pretrained(where).num_labels, where
+    repo = None
+    if loader is _timm: repo = where or timm.get_pretrained_cfg(name).hf_hub_id
+    if repo is None or Path(repo).is_dir(): return len(load_judge(name).classes), None
+    return timm.models.load_model_config_from_hf(repo)[0]['num_classes'], repo
+
 
 # %% ../../nbs/audit/zoo.ipynb #33bb1cd0
 IMAGENET_INPUT = dict(input_size=(3, 224, 224), interpolation='bilinear', crop_pct=224/256,

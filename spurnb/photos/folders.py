@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'READER', 'read_ahead', 'shown', 'pixel_hash', 'FolderImages', 'beside_images', 'read_folder', 'passed_over',
-           'log_passed_over']
+           'log_passed_over', 'crop_shown', 'folder_masks']
 
 # %% ../../nbs/photos/folders.ipynb #f7c2d42e
 import inspect, logging, os
@@ -140,6 +140,7 @@ def beside_images(
     inside = {}
     for place, count in images_below(folder).items():
         top = shown(place.relative_to(folder).parts[0])
+        if top == 'masks': continue # of the references
         inside[top] = inside.get(top, 0) + count
     return dict(others=others, folders=inside)
 
@@ -193,3 +194,36 @@ def log_passed_over(
 ):
     "Warn about the files that were left out of a folder."
     for sentence in passed_over(record): log.warning('%s: %s', folder, sentence)
+
+# %% ../../nbs/photos/folders.ipynb #ma5c0001
+def crop_shown(
+    image, # PIL image in RGB
+    side:int=160, # of the square picture, in pixels
+)->tuple: # PIL image with the cut part pale, share of its area that is cut off
+    "Show which part of an image is used as a square."
+    small = ImageOps.contain(image, (side, side))
+    edge, (w, h) = min(small.size), small.size
+    left, top = (w - edge)//2, (h - edge)//2
+    shown = Image.new('RGB', (side, side), 'white')
+    place = (side - w)//2, (side - h)//2
+    shown.paste(Image.blend(small, Image.new('RGB', small.size, 'white'), .7), place)
+    shown.paste(small.crop((left, top, left + edge, top + edge)), (place[0] + left, place[1] + top))
+    return shown, 1 - min(image.size)/max(image.size)
+
+# %% ../../nbs/photos/folders.ipynb #ma5c0004
+def folder_masks(
+    folder, # of references, perhaps with a folder `masks` in it
+    names, # of the references' files
+    side:int, # of the squares, in pixels
+): # tensor (n, 1, side, side) in [0,1]; None when there is no folder `masks`
+    "Return the masks of references."
+    place = Path(folder)/'masks'
+    if not place.is_dir(): return None
+    known, masks = {f.stem: f for f in image_files(place)}, []
+    for name in names:
+        if Path(name).stem not in known:
+            raise UserError(f'{str(place)!r} has no mask of {name!r}; '
+                            'add one, white where the feature is, or remove the folder.')
+        mask = load_rgb(known[Path(name).stem]).resize(load_rgb(Path(folder)/name).size)
+        masks.append(ImageOps.fit(mask, (side, side), Image.Resampling.BICUBIC))
+    return to_tensor(masks)[:, :1]

@@ -289,8 +289,9 @@ def _every_measure(metrics):
 def _numbers(folder, metrics, record, arms):
     "Return the sections with numbers."
     null = (metrics['arms'].get('background') or {}).get('spurious_rate') or {}
-    plates = sorted((folder/'figures').glob('component*.png'))
+    plates, curve = ([*sorted((folder/'figures').glob(f'{k}*.png'))] for k in ('component', 'dial'))
     return dict(
+        dial=[thumbnail(p, 'each classifier\'s rate over the dose', 1600) for p in curve],
         arms=[_words(a) for a in metrics['arms']], n_judges=len(metrics['classifiers']),
         axis=dict(zero=None, chance=null.get('value')), heat=_heat(metrics), encoder=bool(metrics.get('encoder')),
         has_accuracy=any('accuracy' in j for j in (metrics.get('judges') or {}).values()),

@@ -63,6 +63,7 @@ class RunSettings:
     class_images:str = 'mini' # of the class: mini, ImageNet (folder, tar, parquet, hub name), folder, pca.safetensors
     validation_images:str = '' # ImageNet's, for average precision, AUC and accuracy; empty: without these
     other_images:str = '' # folder of images of neither class nor feature; empty: other features or classes
+    prior_images:str = '' # folder of your own prior images; empty: the untuned model generates them
     feature:str = '' # the feature in words; empty: as the data set has it
     prompted:str = '' # the fullest description of the feature; empty: as the data set has it
     identifier:str = 'sks' # new word that names the references

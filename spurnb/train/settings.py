@@ -62,9 +62,10 @@ class TrainSettings:
     gradient_checkpointing:bool = False # recompute activations: less memory, more time
     mixed_precision:Literal['no', 'bf16', 'fp16'] = 'no' # precision of the forward pass; weights stay float32
     memory_format:Literal['contiguous', 'channels_last'] = 'contiguous' # channels_last is faster on tensor cores
-    compile:str = '' # backend of torch.compile, such as inductor; empty: not compiled
+    compile:str = '' # backend of torch.compile, such as inductor, or reduce-overhead (CUDA graphs); empty: none
     optimizer:Literal['adamw', 'adamw8bit', 'prodigy'] = 'adamw' # adamw8bit needs bitsandbytes, prodigy prodigyopt
     ema_decay:float = 0. # keep an average of the weights and save that, such as 0.999; 0: none
+    mask_outside:float = .1 # weight of the loss outside the feature, with masks/ beside the references
     random_flip:bool = False # mirror references at random
     crop:float = 0. # crop up to this share of a reference's sides at random; 0: no crops
     crops:int = 8 # with crop: crops of each reference, including the whole image
@@ -81,6 +82,8 @@ class TrainSettings:
     def __post_init__(self):
         check_choices(self)
         check_numbers(self, _POSITIVE, _COUNTS, _AMOUNTS, ('ema_decay', 'crop'))
+        if not 0 <= self.mask_outside <= 1:
+            raise UserError(f'mask_outside is {self.mask_outside!r}; give a weight between 0 and 1.')
         if self.use_dora and not self.lora_rank:
             raise UserError('use_dora is True without adapters; also give a lora_rank, such as 8.')
         if not self.rates:

@@ -9,12 +9,13 @@ __all__ = ['log', 'Trainer', 'set_checkpointing', 'set_memory_format']
 import logging, math, os, time
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from fastcore.basics import patch
 
 from ..core import UserError, generator, get_device, pick
-from ..objective import diffusion_loss, min_snr_weights, prior_split
+from ..objective import diffusion_loss, min_snr_weights, number, prior_split
 from ..prediction import noise_target, noisify, prediction_type
 from .batches import latent_moments, reference_view, step_draws, view_count
 from .families import (encode_prompts, family_of, identifier_tokens, predict, tokenize_prompts,
@@ -36,6 +37,7 @@ class Trainer:
         sfsl=None, # an `SFSL`, or None for plain DreamBooth
         device:str|None=None, # as for `get_device`; None: where the pipeline is
         seed:int=0, # of everything random
+        masks=None, # of the references (n, 1, h, w) in [0,1], 1 where the feature is; None: everywhere
     ):
         self.pipe, self.settings, self.scheduler, self.seed = pipe, settings, pipe.scheduler, seed
         images = [references, prior] if settings.prior_per_step else [references]
@@ -49,6 +51,7 @@ class Trainer:
         _check_prompts(pipe, settings)
         self.token_ids = tokenize_prompts(pipe, [settings.instance_prompt, settings.class_prompt][:len(images)])
         self._cache([i.float().cpu() for i in images])
+        self.places = None if masks is None else self._places(masks)
         self._make_trainable()
         self._make_optimizer()
 
@@ -108,6 +111,16 @@ def _cache(self:Trainer, images):
     if not self.sfsl: return
     with torch.no_grad(): self.reference_features = torch.cat([self.sfsl.g(x.to(self.device)) for x in views])
 
+# %% ../../nbs/train/trainer.ipynb #ma5c0007
+@patch
+def _places(self:Trainer, masks):
+    "Return the weight of every place of every view of the references; the last is that of all prior images."
+    views = [reference_view(masks.float(), v, self.settings, self.seed) for v in range(view_count(self.settings))]
+    inside = F.interpolate(torch.cat(views), self.moments[0].shape[2:], mode='area')
+    weight = inside + self.settings.mask_outside*(1 - inside)
+    weight = weight/weight.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return torch.cat([weight, torch.ones_like(weight[:1])]).to(self.device)
+
 # %% ../../nbs/train/trainer.ipynb #c36e76bd
 def set_checkpointing(
     part, # a network or a text encoder
@@ -164,13 +177,21 @@ def _make_optimizer(self:Trainer):
     several = self.accelerator.num_processes > 1
     self.network, *self.encoders = [
         self.accelerator.prepare(part) if several and rates[name] else part for name, part in parts.items()]
-    if s.compile:
-        backend = pick(s.compile, torch.compiler.list_backends(None), 'backend of torch.compile')
-        self.network = torch.compile(self.network, backend=backend)
-    self.prompt_embeds = None
+    if s.compile: self._compile(s.compile)
+    self.prompt_embeds, self.first_bad = None, None
     if not s.trains_text:
         frozen = [part.eval() for part in list(self.family.parts(self.pipe).values())[1:]]
         with torch.no_grad(): self.prompt_embeds = encode_prompts(self.family, frozen, **self.token_ids)
+
+@patch
+def _compile(self:Trainer, how):
+    "Compile the network, and with CUDA graphs the text encoders as well."
+    pick(how, ['reduce-overhead', *torch.compiler.list_backends(None)], 'way to compile')
+    if how != 'reduce-overhead':
+        self.network = torch.compile(self.network, backend=how)
+        return
+    parts = [torch.compile(part, mode=how, dynamic=False) for part in (self.network, *self.encoders)]
+    self.network, *self.encoders = parts
 
 # %% ../../nbs/train/trainer.ipynb #16cb65a7
 @patch
@@ -185,10 +206,11 @@ def batch(self:Trainer,
     first = part*self.accelerator.num_processes + self.accelerator.process_index
     mine = torch.arange(first, s.train_batch_size + s.prior_per_step, self.shares)
     names = 'images', 'noise', 'posterior', 't', 'u'
-    images, noise, posterior, t, u = (drawn[k][mine].to(self.device) for k in names)
+    images, noise, posterior, t, u = (drawn[k][mine] for k in names)
+    noise, posterior = (x.to(self.device, non_blocking=True) for x in (noise, posterior))
     mean, std = self.moments
     b = s.train_batch_size // self.shares
-    return mean[images] + std[images]*posterior, noise, self.times.to(self.device)[t], images[:b], u[:b]
+    return mean[images] + std[images]*posterior, noise, self.times[t], images[:b], u[:b]
 
 # %% ../../nbs/train/trainer.ipynb #f0fef0fe
 @patch
@@ -210,6 +232,7 @@ def predict(self:Trainer,
 ): # the network's output (n, c, h, w)
     "Ask the network about references under the instance prompt and prior images under the class prompt."
     embeds = self.prompt_embeds or encode_prompts(self.family, self.encoders, **self.token_ids)
+    t = t.to(noisy.device, non_blocking=True)
     return predict(self.family, self.network, noisy, t, *(_repeat(e, b, len(t)) for e in embeds), self.side)
 
 # %% ../../nbs/train/trainer.ipynb #df2cc6d5
@@ -220,35 +243,38 @@ def loss(self:Trainer,
 )->tuple: # loss (a scalar with a gradient), dict of numbers to log
     "Return what a step minimizes, over one part of its batch."
     s = self.settings
+    if s.compile == 'reduce-overhead': torch.compiler.cudagraph_mark_step_begin()
     latents, noise, t, which, u = self.batch(step, part)
     b = len(which)
     noisy = noisify(self.scheduler, latents, noise, t)
     with self.autocast(): pred = self.predict(noisy, t, b)
-    weights = min_snr_weights(self.scheduler, t, s.snr_gamma) if s.snr_gamma else None
-    each = diffusion_loss(pred, noise_target(self.scheduler, latents, noise, t), weights)
+    weights = min_snr_weights(self.scheduler, t, s.snr_gamma).to(self.device) if s.snr_gamma else None
+    places = 1.
+    if self.places is not None:
+        places = self.places[torch.cat([which, which.new_full((len(t) - b,), len(self.places) - 1)])]
+    each = diffusion_loss(pred, noise_target(self.scheduler, latents, noise, t), weights, places)
     loss, parts = prior_split(each, b, s.prior_loss_weight)
     if self.sfsl:
         features = self.reference_features[which]
         more, logged = self.sfsl(self.scheduler, self.pipe.vae, pred[:b], noisy[:b], t[:b], features, u)
         loss = loss + s.sfsl_weight*more
         parts |= logged
-    return loss, dict(loss=loss.item(), **parts)
+    return loss, dict(loss=number(loss), **parts)
 
 # %% ../../nbs/train/trainer.ipynb #a9a848fa
 @patch
 def step(self:Trainer,
     step:int, # number of the step, from 0
+    wait:bool=True, # for a card to finish? If not, numbers to log are tensors on it, where that is possible
 )->dict: # name -> number, to log
     "Train on one step; stop, with the weights untouched, when its loss or gradient is not finite."
-    began, s = time.time(), self.settings
+    began, s, wait = time.time(), self.settings, wait or self.waits
     torch.manual_seed(generator(self.seed, step, 'dropout', self.accelerator.process_index).initial_seed())
     rows = [self._backward(step, part) for part in range(s.gradient_accumulation_steps)]
     self.scaler.unscale_(self.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(self.params.values(), s.max_grad_norm).item()
-    if not math.isfinite(norm):
-        if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
-            self._stop(f"the gradient's norm is {norm}", step)
-        norm = math.inf # the scaler skips this step
+    norm = torch.nn.utils.clip_grad_norm_(self.params.values(), s.max_grad_norm)
+    if self.waits: norm = self._finite_norm(norm.item(), step)
+    else: self._guard(norm, step)
     self.scaler.step(self.optimizer)
     self.scaler.update()
     self.optimizer.zero_grad(set_to_none=True)
@@ -257,6 +283,7 @@ def step(self:Trainer,
         self.ema.step(self.params.values())
     logged = dict(step=step, **self._mean(rows), grad_norm=norm)
     if self.scaler.is_enabled(): logged['scale'] = self.scaler.get_scale()
+    if wait: logged = self.settle(logged)
     return dict(logged, seconds=time.time() - began)
 
 @patch
@@ -264,17 +291,51 @@ def _backward(self:Trainer, step, part):
     "Add the gradient of one part of a batch; return its numbers to log."
     try:
         loss, parts = self.loss(step, part)
-        if self.any(not math.isfinite(parts['loss'])): self._stop(f'the loss is {parts["loss"]}', step)
+        if self.waits and self.any(not math.isfinite(parts['loss'])):
+            self._stop(f'the loss is {float(parts["loss"])}', step)
         self.scaler.scale(loss / self.settings.gradient_accumulation_steps).backward()
     except torch.OutOfMemoryError: self._too_large(step)
     return parts
 
 @patch
+def _finite_norm(self:Trainer, norm, step):
+    "Return the gradient's norm; stop where it is not finite, unless the scaler skips such a step."
+    if math.isfinite(norm): return norm
+    if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
+        self._stop(f"the gradient's norm is {norm}", step)
+    return math.inf
+
+@patch
 def _mean(self:Trainer, rows):
     "Return the mean of the numbers over parts and processes."
-    mean = torch.tensor([list(r.values()) for r in rows], dtype=torch.float64).mean(0)
-    if self.accelerator.num_processes > 1: mean = self.accelerator.reduce(mean.float().to(self.device), 'mean')
-    return dict(zip(rows[0], mean.tolist()))
+    mean = {k: sum(r[k] for r in rows)/len(rows) for k in rows[0]}
+    if self.accelerator.num_processes == 1: return mean
+    values = torch.tensor([float(v) for v in mean.values()], device=self.device)
+    return dict(zip(mean, self.accelerator.reduce(values, 'mean').tolist()))
+
+# %% ../../nbs/train/trainer.ipynb #8909427f
+@patch(as_prop=True)
+def waits(self:Trainer)->bool:
+    "Does each step read its numbers? On a CPU that costs nothing."
+    s = self.settings
+    fused = self.device.type != 'cpu' and s.optimizer == 'adamw'
+    return not fused or self.scaler.is_enabled() or self.accelerator.num_processes > 1
+
+@patch
+def _guard(self:Trainer, norm, step):
+    "Let the optimizer skip this update and all later ones, on the card, when the norm is not finite."
+    bad = torch.where(torch.isfinite(norm), math.inf, float(step))
+    self.first_bad = bad if self.first_bad is None else torch.minimum(self.first_bad, bad)
+    self.optimizer.found_inf = torch.isfinite(self.first_bad).float()
+
+@patch
+def settle(self:Trainer,
+    row:dict, # of `step`
+)->dict: # name -> number
+    "Wait for the numbers of a step; stop when this or an earlier one was not finite."
+    if self.first_bad is not None and math.isfinite(first := float(self.first_bad)):
+        self._stop('loss or gradient is not finite', int(first))
+    return {k: float(v) if isinstance(v, torch.Tensor) else v for k, v in row.items()}
 
 # %% ../../nbs/train/trainer.ipynb #979328a7
 @patch
