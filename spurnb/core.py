@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MARK', 'log', 'generator', 'settings_hash', 'unlisted', 'unchanged', 'claim', 'discard', 'atomic', 'UserError',
-           'reason', 'pick', 'positive', 'cli_errors', 'get_device', 'cap_threads', 'check_torch', 'json_text',
-           'write_json', 'read_json', 'sha256', 'to_tensor', 'to_pil', 'image_grid', 'show_images', 'save_png',
-           'load_png', 'share', 'process_state', 'track']
+           'reason', 'pick', 'positive', 'cli_errors', 'get_device', 'cap_threads', 'check_torch', 'import_own',
+           'json_text', 'write_json', 'read_json', 'sha256', 'to_tensor', 'to_pil', 'image_grid', 'show_images',
+           'save_png', 'load_png', 'share', 'process_state', 'track']
 
 # %% ../nbs/00_core.ipynb #b6729d83
 import contextlib, errno, functools, hashlib, importlib.util, json, logging, math
@@ -151,6 +151,15 @@ def _sweep(folder, age=3600):
         with contextlib.suppress(FileNotFoundError): # another process sweeps too
             if time.time() - part.stat().st_mtime > age: shutil.rmtree(part, ignore_errors=True)
 
+_umask = os.umask(0)
+os.umask(_umask)
+
+def _share(path):
+    "Give new files the rights that the umask asks for; safetensors writes them for their owner alone."
+    for f in [path, *path.rglob('*')]:
+        if f.is_symlink() or not f.is_file(): continue
+        with contextlib.suppress(OSError): f.chmod(f.stat().st_mode | 0o666 & ~_umask)
+
 @contextlib.contextmanager
 def atomic(
     path, # the file or folder to be written whole or not at all
@@ -164,6 +173,7 @@ def atomic(
     new, old = hidden/path.name, hidden/'old'/path.name
     try:
         yield new
+        _share(new)
         if new.exists():
             if path.exists() and not unchanged(path): _set_aside(path)
             _enlist(path, new)
@@ -315,19 +325,31 @@ def check_torch():
             f'torch is built for {torch!r} and torchvision for {vision!r}; install both from one place, '
             'such as `pip install -U torch torchvision --index-url https://download.pytorch.org/whl/cpu`.')
 
+def import_own(
+    name:str, # of a module in the current folder, or the path of its file
+): # module
+    "Import a user's module."
+    place, file = os.getcwd(), Path(name.removesuffix('.py'))
+    if name.endswith('.py') or len(file.parts) > 1: place, name = str(file.parent.resolve()), file.name
+    if place not in sys.path: sys.path.insert(0, place)
+    importlib.invalidate_caches()
+    return importlib.import_module(name)
+
 # %% ../nbs/00_core.ipynb #1ea6d977
 def json_text(
     obj, # anything `settings_hash` takes
+    indent:int|None=1, # of each level; None: all in one line
 )->str:
     "Return `obj` as `write_json` writes it."
-    return json.dumps(_plain(obj), indent=1, ensure_ascii=False) + '\n'
+    return json.dumps(_plain(obj), indent=indent, ensure_ascii=False, allow_nan=False) + '\n'
 
 def write_json(
     path, # file to write
     obj, # anything `settings_hash` takes
+    indent:int|None=1, # as for `json_text`
 ):
     "Write `obj` as JSON, whole or not at all."
-    with atomic(path) as part: part.write_text(json_text(obj), encoding='utf-8')
+    with atomic(path) as part: part.write_text(json_text(obj, indent), encoding='utf-8')
 
 def read_json(
     path, # file to read

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, torch
 
-from .audit.judges import JudgeFailed, cached_answers, cached_logits, query, share_work, weights_hash
+from .audit.judges import JudgeFailed, cached_answers, cached_logits, different, query, share_work, weights_hash
 from .audit.meters import validity
 from .audit.similarity import (closeness, directions, diversity, lpips_diversity, lpips_to, near_copies,
                                      unit_features, vendi)
@@ -369,7 +369,7 @@ def audit(
     "Audit sets of images: who is fooled, how surely, and are the images what they claim to be?"
     if not arms: raise UserError('there are no arms to audit; give at least one set of images.')
     for name, x in arms.items(): _check_arm(name, x)
-    judges = _checked_judges(judges, encoder, len(target.classes))
+    judges, aliases = different(_checked_judges(judges, encoder, len(target.classes)))
     hashes = {arm: _hashes(x) for arm, x in [*arms.items(), (None, class_images)]}
     state = process_state(judges[0].device) if cache else None
     if state:
@@ -387,6 +387,7 @@ def audit(
     metrics['differences'], metrics['measure_differences'], metrics['mcnemar'] = compare(tables, paired)
     about = _about(target, [j for j in judges if j.name in said], known, encoder, references=references,
                    held_out=held_out, class_images=class_images)
-    about |= dict(left_out=left_out, meters=calibration, near_copy_threshold=line)
+    about |= dict(left_out=left_out, aliases=aliases, notes=[j.note for j in judges if j.name in said and j.note],
+                  meters=calibration, near_copy_threshold=line)
     scores = pd.concat([t.assign(arm=arm) for arm, t in tables.items()], ignore_index=True)
     return about | metrics, scores[['arm', *scores.columns.drop('arm')]]

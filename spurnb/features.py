@@ -282,7 +282,8 @@ def separation(
     def amount(x): return in_batches(pca.alpha, x, pca.mean.device)[:, listed].sum(1).cpu().numpy()
     own, rest = amount(references), amount(others)
     test = mannwhitneyu(own, rest, alternative='greater')
-    return dict(auc=round(float(test.statistic)/(len(own)*len(rest)), 4), p=float(f'{test.pvalue:.2g}'))
+    p = 1. if test.pvalue != test.pvalue else float(f'{test.pvalue:.2g}') # nan: all alphas are equal
+    return dict(auc=round(float(test.statistic)/(len(own)*len(rest)), 4), p=p)
 
 # %% ../nbs/03_features.ipynb #4baf9922
 RULE = ('of the components that carry at least {least:.0%} of the variance of the class logit over class images, '

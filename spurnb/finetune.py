@@ -215,7 +215,7 @@ def finetune_target(
     "Fine-tune a model on references of a spurious feature, resuming where an earlier call was stopped."
     from spurnb.data import folder_images, mini_references, mini_target
     from spurnb.photos.folders import beside_images, folder_masks, log_passed_over
-    from spurnb.train.families import image_side, tokenize_prompts
+    from spurnb.train.families import check_prompts, image_side
     from spurnb.train.lora import check_kohya, save_lora
     if model != 'mini' or references: _check_own(train, references, pca, components)
     train = with_prompts(train, mini_target(target).feature)
@@ -226,7 +226,7 @@ def finetune_target(
     state = process_state(device)
     pipe = load_pipeline(model, device)
     if kohya: check_kohya(pipe, train.lora_rank)
-    tokenize_prompts(pipe, [train.instance_prompt, train.class_prompt]) # too long? then fail now
+    check_prompts(pipe, [train.instance_prompt, train.class_prompt, train.validation_prompt]) # too long? fail now
     loss, masks, given = None, None, None
     if references:
         images, names = folder_images(references, image_side(pipe))

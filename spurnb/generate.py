@@ -17,6 +17,7 @@ from .core import (UserError, atomic, claim, discard, generator, load_png, posit
                          save_png, settings_hash, sha256, to_tensor, track)
 from .draw.samplers import prompt_variations, sample_images, use_sampler
 from .train.checkpoints import load_pipeline, pipeline_hash
+from .train.families import check_prompts
 from .train.lora import load_lora
 from .world.scenes import caption
 
@@ -74,6 +75,7 @@ def image_settings(
     "Return all that decides the pixels of a run, apart from the image's number."
     if arm == 'references': raise UserError("arm 'references' holds real images; choose another arm to generate.")
     prompts = prompt_variations(prompt)
+    check_prompts(pipe, [*prompts, negative_prompt])
     most = pipe.scheduler.config.get('num_train_timesteps', math.inf)
     if _count(num_inference_steps, 'num_inference_steps') > most:
         raise UserError(f'num_inference_steps is {num_inference_steps}; this sampler takes {most} at most.')

@@ -136,13 +136,16 @@ def generate_arms(
 )->dict: # arm -> images (n, 3, h, w) in [0,1]; held-out references first, null arms last
     "Train and generate every arm, with one generator in memory at a time."
     from spurnb.draw.guided import Guide
+    from spurnb.draw.samplers import prompt_variations
     from spurnb.generate import arm_prompts
     from spurnb.train.checkpoints import in_precision, load_pipeline
+    from spurnb.train.families import check_prompts
     s, images = settings, {'references': material.references.held_out}
     how = with_prompts(s.train, material.target.feature, s.identifier)
     pipe = in_precision(load_pipeline(s.generator, device), how.dtype)
-    prior = _prior(pipe, s, how, out)
     prompts = arm_prompts(material.target, how.instance_prompt, 'guided' in s.arms)
+    check_prompts(pipe, [*prompt_variations([*prompts.values()]), s.generate.negative_prompt, how.validation_prompt])
+    prior = _prior(pipe, s, how, out)
     for arm, prompt in prompts.items(): # those of the untuned model come first
         if only is not None and arm not in only: continue
         if arm in ('dreambooth', 'sfsl'):

@@ -7,8 +7,11 @@ from PIL import Image
 
 from lab import jupyterlab, ran
 from made_up import made_up_run
-from spurnb.core import UserError
+from spurnb.core import UserError, save_png
+from spurnb.data import mini_root
 from spurnb.report.board import AuditBoard
+from spurnb.report.folder import audit_folder
+from spurnb.world.scenes import reference_scenes
 
 CODE = """from spurnb.report.board import AuditBoard
 AuditBoard('run')"""
@@ -31,6 +34,17 @@ def a_board(images=IMAGES):
 def test_a_choice_is_refused(ask, said):
     pytest.importorskip('ipywidgets')
     with pytest.raises(UserError, match=said): ask()
+
+
+@pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason='no weights')
+def test_the_folder_of_an_audit_is_enough(tmp_path):
+    "Its config.json says where the images are."
+    pytest.importorskip('ipywidgets')
+    for i, scene in enumerate(reference_scenes('fireboat', 2)): save_png(tmp_path/'jets'/f'{i}.png', scene.draw())
+    audit_folder(tmp_path/'jets', 'fireboat', ['test_resnet'], tmp_path/'out')
+    assert [r['file'] for r in AuditBoard(tmp_path/'out').records] == ['0.png', '1.png']
+    (tmp_path/'jets'/'1.png').unlink()
+    with pytest.raises(UserError, match='1 of 2 audited images are gone, such as .*1.png'): AuditBoard(tmp_path/'out')
 
 
 @pytest.fixture(scope='module')

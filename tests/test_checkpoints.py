@@ -1,11 +1,14 @@
-"Checkpoints and adapters: what they refuse, and what stays after an error."
-import errno
+"Checkpoints and adapters: what they refuse, what stays after an error, and what other programs can read."
+import errno, os, stat
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from spurnb.core import UserError
 from spurnb.train.checkpoints import load_pipeline, read_losses, write_losses
-from spurnb.train.lora import add_lora, check_kohya, load_lora, save_lora
+from spurnb.train.lora import LORA_FILE, add_lora, check_kohya, load_lora, save_lora
 from tiny import tiny_pipeline
 
 
@@ -47,3 +50,84 @@ def test_what_adapters_refuse(tmp_path, monkeypatch):
 def test_what_optimizers_refuse(name, rates, said):
     from spurnb.train.optimizers import check_optimizer
     with pytest.raises(UserError, match=said): check_optimizer(name, rates)
+
+
+def trained(**how):
+    "A pipeline whose adapters have left their initial values."
+    pipe = add_lora(tiny_pipeline(), rank=4, **how)
+    random = torch.Generator().manual_seed(1)
+    for part in (pipe.unet, pipe.text_encoder):
+        for name, p in part.named_parameters():
+            if 'lora_B' in name: p.data = torch.randn(p.shape, generator=random)*.3
+            if 'magnitude' in name: p.data = p.data*(.5 + torch.rand(p.shape, generator=random))
+    return pipe
+
+def sample(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    how = dict(num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type='np')
+    return pipe('a feeder', **how).images[0]
+
+def merged(pipe, state):
+    "Read Kohya's keys as ComfyUI does: W + alpha/rank * up @ down, its rows scaled to DoRA's lengths."
+    used = set()
+    for prefix, part in dict(lora_unet=pipe.unet, lora_te=pipe.text_encoder).items():
+        for name, layer in part.named_modules():
+            if part is pipe.text_encoder and not name.startswith('text_model'): name = f'text_model.{name}'
+            key = f'{prefix}_{name.replace(".", "_")}'
+            if f'{key}.lora_down.weight' not in state: continue
+            down, up, alpha, length = (state.get(f'{key}.{k}') for k in (
+                'lora_down.weight', 'lora_up.weight', 'alpha', 'dora_scale'))
+            weight = layer.weight.data + alpha/len(down)*(up @ down)
+            if length is not None: weight = weight*(length/weight.norm(dim=1, keepdim=True))
+            layer.weight.data = weight
+            used |= {k for k in state if k.startswith(f'{key}.')}
+    assert used == set(state)
+    return pipe
+
+@pytest.mark.parametrize('how', [dict(), dict(text_encoder=False), dict(network=False), dict(use_dora=True)],
+                         ids=['both', 'network', 'text', 'dora'])
+def test_other_programs_read_our_adapters(how, tmp_path):
+    "diffusers' own loader, and one that knows Kohya's keys alone, sample what the trained pipeline does."
+    pipe = trained(**how)
+    save_lora(pipe, tmp_path)
+    kohya = save_lora(pipe, tmp_path, kohya=True)
+    expected, plain = sample(pipe), sample(tiny_pipeline())
+    assert np.abs(expected - plain).max() > .02
+    diffusers = tiny_pipeline()
+    diffusers.load_lora_weights(tmp_path, weight_name=LORA_FILE)
+    ours = tiny_pipeline()
+    load_lora(ours, kohya)
+    found = dict(diffusers=diffusers, ours=ours, kohya=merged(tiny_pipeline(), load_file(kohya)))
+    if not how.get('use_dora'): # diffusers drops the lengths from Kohya's keys, with a warning
+        found['diffusers, kohya'] = tiny_pipeline()
+        found['diffusers, kohya'].load_lora_weights(tmp_path, weight_name=kohya.name)
+    for name, one in found.items(): assert np.abs(sample(one) - expected).max() < 2e-3, name
+
+@pytest.mark.parametrize('rate', [1, .25])
+@pytest.mark.parametrize('use_dora', [False, True])
+def test_alpha_over_rank_scales_foreign_adapters(rate, use_dora, tmp_path):
+    from safetensors.torch import save_file
+    state = load_file(save_lora(trained(use_dora=use_dora), tmp_path, kohya=True))
+    state |= {k: v*rate for k, v in state.items() if k.endswith('.alpha')}
+    save_file(state, tmp_path/'foreign.safetensors')
+    pipe = tiny_pipeline()
+    load_lora(pipe, tmp_path/'foreign.safetensors')
+    assert np.abs(sample(pipe) - sample(merged(tiny_pipeline(), state))).max() < 2e-3
+
+def test_dora_that_cannot_be_read_is_refused(tmp_path):
+    "Lengths over inputs, and lengths for layers that the model does not have."
+    from safetensors.torch import save_file
+    state = load_file(save_lora(trained(use_dora=True), tmp_path, kohya=True))
+    flat = {k: v.T.contiguous() if k.endswith('dora_scale') else v for k, v in state.items()}
+    save_file(flat, tmp_path/'inputs.safetensors')
+    save_file({k.replace('down_blocks', 'input_blocks'): v for k, v in state.items()}, tmp_path/'others.safetensors')
+    for name, why in dict(inputs='over inputs', others='other layers').items():
+        with pytest.raises(UserError, match=why): load_lora(tiny_pipeline(), tmp_path/f'{name}.safetensors')
+
+@pytest.mark.skipif(os.name == 'nt', reason='no umask')
+def test_files_have_the_rights_that_the_umask_allows(tmp_path):
+    (tmp_path/'plain').write_text('')
+    expected = stat.S_IMODE((tmp_path/'plain').stat().st_mode)
+    pipe = trained()
+    for file in (save_lora(pipe, tmp_path), save_lora(pipe, tmp_path, kohya=True)):
+        assert stat.S_IMODE(file.stat().st_mode) == expected

@@ -1,13 +1,14 @@
-"Folders, classifiers and limits that an audit refuses."
+"Folders, classifiers and limits that an audit refuses, and audits of a handful of images."
 import json, os, subprocess, sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from spurnb.core import UserError, claim, read_json, save_png
+from spurnb.core import UserError, claim, read_json, save_png, write_json
 from spurnb.data import mini_file, mini_root
 from spurnb.report.folder import audit_folder, gate, remembered, verdict
+from spurnb.report.summary import text_report
 from spurnb.world.scenes import reference_scenes
 
 weights = pytest.mark.skipif(not (mini_root()/'record.json').exists(), reason="no weights")
@@ -129,3 +130,29 @@ def test_the_page_is_written_again_only_when_something_changed(jets):
     save_png(jets/'jets'/'0.png', reference_scenes('fireboat', 3)[2].draw())
     assert 'report.html' in audited(formats=['csv'])
     assert audited(formats=['csv']) == set()
+
+
+def no_constant(name): raise ValueError(f'{name} is not JSON')
+
+
+@weights
+@pytest.mark.filterwarnings('error::RuntimeWarning')
+@pytest.mark.parametrize('n, seed', [(1, 0), (2, 0), (2, 5), (3, 0), (3, 7)])
+def test_an_audit_of_a_handful_of_images(n, seed, tmp_path):
+    "A report with every measure as a value or with the reason why it has none; no warning, and JSON for any reader."
+    for i, scene in enumerate(reference_scenes('fireboat', n, seed)): save_png(tmp_path/'jets'/f'{i}.png', scene.draw())
+    metrics, _ = audit_folder(tmp_path/'jets', 'fireboat', ['test_resnet'], tmp_path/'out', positives=tmp_path/'jets')
+    written = json.loads((tmp_path/'out'/'metrics.json').read_text(), parse_constant=no_constant)
+    assert list(written['arms']) == list(metrics['arms'])
+    for name, m in written['arms']['images'].items(): assert 'why' in m or None not in (m['low'], m['high']), name
+    page = (tmp_path/'out'/'report.html').read_text()
+    assert 'nan' not in page.split('id="data">')[1].split('<')[0].lower() and 'too few values for an interval' in page
+
+
+@weights
+@pytest.mark.parametrize('side, said', [(64, False), (96, True)])
+def test_the_embedded_judges_say_that_they_are_toys(side, said, tmp_path):
+    for i, scene in enumerate(reference_scenes('fireboat', 2)): save_png(tmp_path/'jets'/f'{i}.png', scene.draw(side))
+    metrics, _ = audit_folder(tmp_path/'jets', 'fireboat', ['test_resnet'])
+    assert ('About photographs their answers mean nothing' in text_report(metrics)) == said
+    assert not said or '2 of 2 images' in metrics['notes'][0] and 'fireboat' in metrics['notes'][0]

@@ -10,6 +10,7 @@ from tiny import tiny_folder  # noqa: F401
 
 from spurnb.core import UserError, load_png, save_png, sha256
 from spurnb.draw.publish import export_images
+from spurnb.draw.samplers import sample_images
 from spurnb.cli import spurnb_generate
 from spurnb.generate import generate, load_generator, read_manifest
 from spurnb.train.checkpoints import load_pipeline
@@ -504,3 +505,23 @@ def test_a_guide_steers_every_kind_of_answer(tiny_folder, sfsl, kind):
         with torch.no_grad(): return sfsl.g(to_tensor(images)).mean()
     plain, steered = alpha(None), alpha(Guide(sfsl, .3))
     assert steered > plain
+
+
+@pytest.mark.parametrize('texts', [
+    dict(prompt='on a green lawn '*9), dict(prompt='a {feeder|feeder on a very wide and very green lawn}'),
+    dict(prompt=PROMPT, negative_prompt='blurry and ugly '*9)], ids=['prompt', 'variation', 'negative'])
+def test_prompts_that_the_model_would_cut_are_refused(pipe, tmp_path, texts):
+    with pytest.raises(UserError, match='tokens and this model reads 32; shorten it'):
+        generate(pipe, n=1, folder=tmp_path/'images', num_inference_steps=2, **texts)
+    assert not (tmp_path/'images').exists()
+    with pytest.raises(UserError, match='reads 32'): sample_images(pipe, [0], 'on a green lawn '*9)
+
+
+def test_what_only_the_smaller_encoders_cut_is_a_warning(caplog):
+    from types import SimpleNamespace
+    from tiny import tiny_tokenizer
+    from spurnb.train.families import check_prompts
+    larger = tiny_tokenizer()
+    larger.model_max_length = 100
+    check_prompts(SimpleNamespace(tokenizer=tiny_tokenizer(), tokenizer_2=larger), ['on a green lawn '*4, '', None])
+    assert '1 of 2 text encoders read only its beginning' in caplog.text

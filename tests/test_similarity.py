@@ -45,3 +45,18 @@ def test_too_few_images():
     assert np.isnan(diversity(one)).all() and vendi(one)[0] == 1 and np.isnan(vendi(one[:0])[0])
     assert near_copies(np.ones(3), np.ones(19)) == (None, None)
     assert np.isnan(closeness(one, one, [[True]])).all()
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('n', [0, 1, 2, 3, 9])
+@pytest.mark.parametrize('equal', [True, False])
+def test_diversity_of_a_few_images(n, equal):
+    "A value from two images on, and an interval where resamples can say something."
+    import numpy as np
+    from spurnb.audit.similarity import directions
+    from spurnb.audit.stats import FEWEST
+    x = directions(torch.rand(n, 5, generator=torch.manual_seed(0))[[0]*n if equal else range(n)])
+    for found, least in (diversity(x), 2), (vendi(x), 1):
+        assert np.isfinite(found[0]) == (n >= least)
+        assert np.isfinite(found[1:]).all() == (n >= FEWEST) and not np.isinf(found).any()
+        if n >= FEWEST: assert found[1] - 1e-9 <= found[0] <= found[2] + 1e-9

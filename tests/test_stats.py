@@ -127,6 +127,55 @@ def test_paired_tests_without_anything():
     assert len(stats.holm([])) == 0
 
 
+def intervals(x):
+    "Yield all (value, low, high) within what a statistic returns."
+    if isinstance(x, dict): x = [*x.values()]
+    if len(x) == 3 and all(np.ndim(v) == 0 and not isinstance(v, dict) for v in x): yield tuple(x)
+    else:
+        for one in x: yield from intervals(one)
+
+
+STATISTICS = dict(
+    mean_rate=lambda h, p: stats.mean_rate(h), next_judge=lambda h, p: stats.next_judge_rate(h),
+    kappa=lambda h, p: stats.weighted_bootstrap(lambda c: stats.fleiss_kappa(h, c), len(h)),
+    paired=lambda h, p: stats.paired_difference(h, h[::-1]),
+    unpaired=lambda h, p: stats.paired_difference(h, h[:1], False),
+    grouped=lambda h, p: stats.grouped_rate(h, range(len(h))),
+    scores=lambda h, p: stats.score_intervals(p, p[:2]*.9), swapped=lambda h, p: stats.score_intervals(p[:1], p),
+    mean=lambda h, p: stats.mean_interval(p.mean(1)), t=lambda h, p: stats.t_interval(p.mean(1)),
+    bootstrap=lambda h, p: stats.bootstrap(np.mean, p),
+    by_group=lambda h, p: stats.bootstrap(np.mean, p, range(len(p))),
+    two=lambda h, p: stats.bootstrap(lambda a, b: a.mean() - b.mean(), (p, p[:2])))
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('values', ['zero', 'one', 'constant', 'random'])
+@pytest.mark.parametrize('judges', [1, 3])
+@pytest.mark.parametrize('n', [0, 1, 2, 3, 9])
+@pytest.mark.parametrize('name', [*STATISTICS])
+def test_a_few_images_or_equal_ones(name, n, judges, values):
+    "A value with an interval around it, a value without one, or no value; and each gap has its reason."
+    p = dict(zero=np.zeros, one=np.ones, constant=lambda s: np.full(s, .3), random=np.random.default_rng(n).random)
+    p = p[values]((n, judges))
+    for value, low, high in intervals(STATISTICS[name](p > .5, p)):
+        found = stats.measure((value, low, high), n, 'a reason')
+        numbers = [found[k] for k in ('value', 'low', 'high')]
+        assert all(x is None or math.isfinite(x) for x in numbers)
+        known = [x is not None for x in numbers]
+        assert known in ([True, True, True], [True, False, False], [False, False, False])
+        assert ('why' in found) == (not all(known))
+        if all(known): assert numbers[1] - 1e-9 <= numbers[0] <= numbers[2] + 1e-9
+        if n in (1, 2, 3) and values == 'random' and all(known): assert numbers[1] < numbers[2]
+
+
+@pytest.mark.parametrize('topk, expected', [(1, [True, False, False, False]), (2, [True, True, False, False])])
+def test_a_tie_is_no_hit(topk, expected):
+    "A network that answers the same for all classes is never fooled."
+    logits = np.array([[2., 1, 0], [1, 1, 0], [1, 1, 1], [0, 1, 2]])
+    assert stats.hits(logits, 0, topk).tolist() == expected
+    assert stats.spurious_rate(np.zeros((5, 6)), 3) == 0
+
+
 def test_large_samples_take_little_memory():
     "Resamples are made block by block: half a million images do not take gigabytes."
     tracemalloc.start()

@@ -1,5 +1,5 @@
 "Tests of judges that do not fit into a notebook: refusals, a hub, no hub, and two audits that write at once."
-import http.server, json, os, struct, subprocess, sys, threading, types, zlib
+import argparse, http.server, json, os, struct, subprocess, sys, threading, types, zlib
 from pathlib import Path
 
 import pytest
@@ -180,6 +180,71 @@ def test_one_bad_judge_never_ends_the_audit(fault, tmp_path, monkeypatch, capsys
     assert stop.value.code == 3 and list(found['classifiers']) == [f'{module}:good']
     assert FAULTS[fault] in found['left_out'][f'{module}:{fault}']
     assert 'Traceback' not in capsys.readouterr().err
+
+
+def test_own_code_by_the_name_of_its_file(tmp_path, monkeypatch):
+    (tmp_path/'sub').mkdir()
+    (tmp_path/'sub'/'file_of_the_zoo_test.py').write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path/'sub')
+    assert load_judge('file_of_the_zoo_test.py:right').classes == ('r', 'g', 'b')
+    monkeypatch.chdir(tmp_path)
+    for name in ('sub/file_of_the_zoo_test.py', 'sub/file_of_the_zoo_test', tmp_path/'sub'/'file_of_the_zoo_test.py'):
+        assert load_judge(f'{name}:right').classes == ('r', 'g', 'b')
+    with pytest.raises(JudgeFailed, match="no module 'nosuch.py'"): load_judge('nosuch.py:right')
+
+
+@pytest.mark.parametrize('told, beside, size, mean, note', [
+    ({}, None, 160, (.5,)*3, 'an input of 160x160 pixels'),
+    (dict(args=dict(input_size=(3, 64, 64), mean=(0, 0, 0), std=(1, 1, 1))), None, 64, (0, 0, 0), ''),
+    (dict(args=argparse.Namespace(img_size=64, input_size=None, mean=.4, std=[.5])), None, 64, (.4,)*3, ''),
+    ({}, dict(input_size=64), 64, (.5,)*3, 'write mean and std into'),
+    (dict(args=dict(input_size=(3, 96, 96))), dict(pretrained_cfg=dict(input_size=[3, 64, 64], mean=0, std=1)), 64,
+     (0, 0, 0), '')], ids=['nobody', 'arguments', 'namespace', 'half', 'beside'])
+def test_the_input_of_a_checkpoint(tmp_path, told, beside, size, mean, note):
+    "It is what the file beside it says, else what it brings itself, else the architecture's; and that is said."
+    import timm, torch
+    file = tmp_path/'a.pth.tar'
+    torch.save(dict(state_dict=timm.create_model('test_resnet', num_classes=6).state_dict()) | told, file)
+    if beside: (tmp_path/'a.pth.tar.json').write_text(json.dumps(beside))
+    judge = load_judge(f'test_resnet@{file}')
+    assert judge.config['input_size'] == (3, size, size) and tuple(judge.config['mean']) == mean
+    assert note in judge.note and bool(note) == bool(judge.note)
+
+
+def test_an_input_that_makes_no_sense(tmp_path):
+    import timm, torch
+    torch.save(timm.create_model('test_resnet', num_classes=6).state_dict(), tmp_path/'a.pth')
+    (tmp_path/'a.pth.json').write_text('{"mean": "bright"}')
+    with pytest.raises(UserError, match="mean is 'bright'"): load_judge(f'test_resnet@{tmp_path/"a.pth"}')
+
+
+def test_a_thousand_outputs_without_names(tmp_path, monkeypatch):
+    (tmp_path/'a_thousand_of_the_zoo_test.py').write_text(
+        'import torch\ndef net(): return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), '
+        'torch.nn.Linear(3, 1000))')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    judge = own_judge('a_thousand_of_the_zoo_test:net')
+    assert "1,000 outputs have no names and are taken for ImageNet's" in judge.note and '224 pixels' in judge.note
+    named = own_judge('a_thousand_of_the_zoo_test:net', classes=[f'bird {i}' for i in range(1000)])
+    assert 'ImageNet' not in named.note
+
+
+def test_one_classifier_under_three_names_counts_once(tmp_path):
+    import timm, torch
+    from spurnb.evaluate import audit
+    from spurnb.report.summary import text_report
+    model = timm.create_model('test_resnet', num_classes=6)
+    torch.nn.init.zeros_(model.fc.weight)
+    for name, answer in dict(a=0, b=0, c=0, d=1).items():
+        model.fc.bias.data = torch.eye(6)[answer]
+        torch.save(model.state_dict(), tmp_path/f'{name}.pth')
+        (tmp_path/f'{name}.pth.json').write_text('{"input_size": 64, "mean": 0, "std": 1}')
+    judges = [load_judge(f'test_resnet@{tmp_path/name}.pth') for name in 'abcd']
+    metrics, _ = audit(dict(images=torch.rand(4, 3, 64, 64)), judges, class_target('0', judges[0].classes))
+    assert metrics['arms']['images']['spurious_rate']['value'] == .5 and len(metrics['classifiers']) == 2
+    assert [*metrics['aliases']] == [j.name for j in judges[1:3]]
+    assert text_report(metrics).count('has the same weights and transform as') == 2
 
 
 @pytest.fixture
@@ -430,9 +495,9 @@ def test_lpips_itself():
     import torch
     from spurnb.audit.similarity import lpips_diversity, lpips_to
     model = lpips.LPIPS(net='alex', pnet_rand=True, verbose=False).eval().requires_grad_(False)
-    x = torch.rand(6, 3, 64, 64, generator=torch.manual_seed(0))
+    x = torch.rand(16, 3, 64, 64, generator=torch.manual_seed(0))
     assert lpips_to(model, x[:1].repeat(3, 1, 1, 1), x[:1]) == pytest.approx([0, 0, 0], abs=1e-6)
     by_hand = torch.stack([model(x[:2], x[[i, i]], normalize=True).flatten() for i in (2, 3)]).mean(0)
     assert lpips_to(model, x[:2], x[2:4]) == pytest.approx(by_hand.numpy(), abs=1e-6)
     (value, low, high), pairs = lpips_diversity(model, x)
-    assert pairs == 3 and 0 < low <= value <= high
+    assert pairs == 8 and 0 < low <= value <= high

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'JudgeFailed', 'original_transforms', 'weights_hash', 'probe_images', 'transform_hash', 'middle_of',
-           'crops_middle', 'Judge', 'cached_answers', 'query', 'cached_logits', 'share_work']
+           'crops_middle', 'Judge', 'different', 'cached_answers', 'query', 'cached_logits', 'share_work']
 
 # %% ../../nbs/audit/judges.ipynb #76202da1
 import copy, hashlib, re, zipfile, zlib
@@ -140,6 +140,7 @@ class Judge:
         self.crops = crops_middle(transform)
         self.on_class, self.files = self, None # the same judge for images of the class; where its weights are
         self.all_outputs = columns is not None and protocol == 'original'
+        self.note = '' # what a reader of its answers should know
         self._set_model(model)
         if protocol == 'original': self._use_original()
 
@@ -195,6 +196,17 @@ def with_model(self:Judge, name:str, model): # -> Judge
     twin._set_model(model)
     twin.on_class = twin if self.on_class is self else self.on_class.with_model(name, model)
     return twin
+
+# %% ../../nbs/audit/judges.ipynb #f11092a4
+def different(
+    judges, # list of `Judge`
+)->tuple: # the judges, each classifier once, and dict(name: name of the same classifier)
+    "Return the judges without those that are another one under a second name."
+    first, aliases = {}, {}
+    for j in judges:
+        key = j.weights, j.kind, j.transform_hash, j.on_class.transform_hash
+        if first.setdefault(key, j) is not j: aliases[j.name] = first[key].name
+    return [*first.values()], aliases
 
 # %% ../../nbs/audit/judges.ipynb #0ba84251
 def _no_memory(error):

@@ -15,7 +15,7 @@ from ..core import pick
 @dataclass(frozen=True)
 class AuditSettings:
     "Who judges the images, and how they are compared."
-    judges:tuple[str, ...] = () # classifiers: NAME of timm, torchvision:NAME, transformers:NAME, FOLDER, MODULE:FACTORY
+    judges:tuple[str, ...] = () # NAME of timm, torchvision:NAME, transformers:NAME, FOLDER, ARCH@FILE, MODULE:FACTORY
     protocol:Literal['model', 'original'] = 'model' # transform: each model's own, or Spurious ImageNet's original
     detector:str = '' # clip:NAME or owlv2:NAME looks for the object; needs images of the class
     space:str = '' # timm network in whose features images are compared; empty: the encoder's

@@ -17,7 +17,7 @@ from scipy import stats
 from torch import nn
 
 from .judges import weights_hash
-from .stats import NOTHING, mean_interval, weighted_bootstrap
+from .stats import FEWEST, NOTHING, mean_interval, weighted_bootstrap
 from ..core import UserError, get_device, pick, reason, settings_hash
 from ..encoders import load_encoder
 from ..photos.downloads import hub_trouble
@@ -82,7 +82,7 @@ def diversity(
     def mean_distance(counts): # sums over pairs are squares of sums, so no table of pairs is needed
         alike = ((counts @ features)**2).sum(1) - counts**2 @ lengths
         pairs = counts.sum(1)**2 - (counts**2).sum(1)
-        with np.errstate(invalid='ignore'): return 1 - alike/pairs
+        return np.where(pairs > 0, 1 - alike/np.maximum(pairs, 1), np.nan) # nan: the same image every time
     return weighted_bootstrap(mean_distance, len(features))
 
 # %% ../../nbs/audit/similarity.ipynb #0a2af6b7
@@ -103,10 +103,10 @@ def vendi(
 ): # (value, low, high)
     "Return the `vendi_score` with a t interval on its logarithm, from a jackknife over groups of images."
     n = len(features)
-    if n < 2: return (1., math.nan, math.nan) if n else NOTHING
-    g = min(groups, n)
+    if not n: return NOTHING
+    value, g = vendi_score(features), min(groups, n)
+    if n < FEWEST: return value, math.nan, math.nan
     group = np.random.default_rng(0).permutation(n) % g
-    value = vendi_score(features)
     without = np.log([vendi_score(features[group != i]) for i in range(g)])
     half = stats.t.ppf(.975, g-1)*math.sqrt((g-1)*without.var())
     return value, max(1., value*math.exp(-half)), min(n, value*math.exp(half))

@@ -8,7 +8,7 @@ __all__ = ['MINI_INPUT', 'IMAGENET_INPUT', 'mini_judges', 'imagenet_classes', 'h
            'spurious_probe']
 
 # %% ../../nbs/audit/zoo.ipynb #26cc2bb8
-import importlib, json, os, re, sys, sysconfig, time
+import argparse, json, os, re, sys, sysconfig, time
 from contextlib import suppress
 from functools import lru_cache
 from modulefinder import ModuleFinder
@@ -19,9 +19,11 @@ import torch
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
-from .judges import Judge, JudgeFailed
+from .judges import Judge, JudgeFailed, different
 from .meters import load_meters
-from ..core import UserError, atomic, get_device, pick, reason, settings_hash, sha256
+from .stats import hits
+from ..core import (UserError, atomic, get_device, import_own, pick, read_json, reason, settings_hash,
+                         sha256)
 from ..data import (Target, imagenet_target, mini_class_images, mini_file, mini_null_images, mini_record,
                          mini_references, mini_root)
 from ..encoders import load_encoder, read_tensors
@@ -78,6 +80,15 @@ def head_classes(
     if subset and (not names or _same_names(names, subset)):
         return imagenet_classes(), None if outputs == 1000 else columns
     return tuple(names) or tuple(map(str, range(outputs))), None
+
+def _unnamed(name, outputs, names, given): # a sentence where outputs without names are taken for ImageNet's
+    if given or names != imagenet_classes(): return ''
+    return (f"{name}: its {outputs:,} outputs have no names and are taken for ImageNet's classes. "
+            'If they are others, give their names with --classes.')
+
+def _noted(judge, *notes):
+    judge.note = ' '.join(n for n in notes if n)
+    return judge
 
 # %% ../../nbs/audit/zoo.ipynb #38a46068
 def read_classes(
@@ -181,19 +192,61 @@ def _folder(name, device, protocol, classes):
     judge = _timm(f'local-dir:{name}', device, protocol, classes)
     return judge.with_model(name, judge.model)
 
+# %% ../../nbs/audit/zoo.ipynb #3ceeb8b6
+_INPUT = 'input_size', 'mean', 'std', 'crop_pct', 'interpolation'
+
+def _arguments(file):
+    "Return the arguments of the training that a checkpoint brings, if any."
+    if str(file).endswith('.safetensors'): return {}
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        found = torch.load(file, map_location='cpu', weights_only=True)
+    if not isinstance(found, dict): return {}
+    about = found.get('args') or found.get('config') or {}
+    return vars(about) if isinstance(about, argparse.Namespace) else about if isinstance(about, dict) else {}
+
+def _numbers(value, name, file): # -> three numbers
+    many = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not many or not all(isinstance(v, (int, float)) for v in many) or len(many) > 3:
+        raise UserError(f'{name} is {value!r} in {str(file)!r}; give a number, or three.')
+    return tuple(many[-1:]*(3 - len(many)) + many)
+
+def _told_input(file):
+    "Return what is said about a checkpoint's input, by the JSON file beside it or by itself, as timm's config."
+    beside = Path(f'{file}.json')
+    about = read_json(beside) if beside.is_file() else _arguments(file)
+    if not isinstance(about, dict): raise UserError(f'{str(beside)!r} is not a table; give {{"input_size": 64}}.')
+    about = about | (about.get('pretrained_cfg') or {})
+    about['input_size'] = about.get('input_size') or about.get('img_size')
+    told = {k: about[k] for k in _INPUT if about.get(k) is not None}
+    for k in {'input_size', 'mean', 'std'} & set(told): told[k] = _numbers(told[k], k, file)
+    if 'input_size' in told: told['input_size'] = (3, *told['input_size'][1:])
+    return told
+
+def _assumed(name, judge, told): # a sentence on what nobody says, or ''
+    config, file = judge.config, name.partition('@')[2]
+    size = 'x'.join(map(str, config['input_size'][1:]))
+    words = dict(input_size=f'an input of {size} pixels', mean=f'the mean {tuple(config["mean"])}',
+                 std=f'the standard deviation {tuple(config["std"])}')
+    if not (missing := [k for k in words if k not in told]): return ''
+    return (f'{name}: {", ".join(words[k] for k in missing)}: assumed from the architecture. '
+            f'If it was trained otherwise, write {" and ".join(missing)} into {file}.json.')
+
 def _file(name, device, protocol, classes):
     arch, _, file = name.partition('@')
     if not Path(file).is_file(): raise JudgeFailed(f'there is no file {file!r}; check the name.')
     pick(arch, timm.list_models(), 'architecture')
-    state = timm.models.load_state_dict(file, weights_only=True)
+    told = _told_input(file)
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        state = timm.models.load_state_dict(file, weights_only=True)
     head = timm.create_model(arch).default_cfg['classifier']
     last = head if isinstance(head, str) else head[0]
     if f'{last}.weight' not in state:
         raise JudgeFailed(f'{file!r} has no {last}.weight, the last layer of {arch}; check the architecture.')
-    model = timm.create_model(arch, num_classes=len(state[f'{last}.weight']))
+    model = timm.create_model(arch, num_classes=len(state[f'{last}.weight']), pretrained_cfg_overlay=told)
     model.load_state_dict(state)
     names, columns = head_classes(model.num_classes, None, classes)
-    return Judge(name, model, device=device, classes=names, columns=columns, protocol=protocol)
+    judge = Judge(name, model, told, device, classes=names, columns=columns, protocol=protocol)
+    return _noted(judge, _assumed(name, judge, told), _unnamed(name, model.num_classes, names, classes))
 
 # %% ../../nbs/audit/zoo.ipynb #a6eb0dc0
 def _loader(name):
@@ -270,11 +323,9 @@ def _imported(spec):
     name, _, factory = spec.partition(':')
     if not factory:
         raise UserError(f'a classifier of your own is {spec!r}; give MODULE:FACTORY, such as mymodels:resnet.')
-    if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
-    importlib.invalidate_caches()
-    try: module = importlib.import_module(name)
+    try: module = import_own(name)
     except ModuleNotFoundError as e:
-        if e.name != name.partition('.')[0]: raise
+        if e.name != Path(name.removesuffix('.py')).name.partition('.')[0]: raise
         raise JudgeFailed(f'there is no module {name!r} that can be imported from {os.getcwd()!r}; '
                           'run the command in its folder.') from None
     pick(factory, [n for n in dir(module) if not n.startswith('_')], f'function in {name}')
@@ -318,7 +369,9 @@ def own_judge(
     names, columns = head_classes(outputs, about.get('classes'), classes)
     judge = Judge(spec, model, config, device, transform, names, columns, protocol)
     for j in {judge, judge.on_class}: j.kind = settings_hash([j.kind, code])
-    return judge
+    usual = '' if transform else (f'{spec}: it brings no transform, so an input of 224 pixels and the mean and '
+                                  f'standard deviation {config["mean"]}, {config["std"]} are assumed.')
+    return _noted(judge, usual, _unnamed(spec, outputs, names, about.get('classes') or classes))
 
 # %% ../../nbs/audit/zoo.ipynb #eb3a7921
 def load_judges(
@@ -402,9 +455,9 @@ def spurious_probe(
     names=(), # judges, as for `load_judge`; empty: the embedded world's
 ): # function: images (n, 3, h, w) in [0,1] -> dict(spurious_rate, and a rate for each judge by its name)
     "Return a probe that measures which share of images judges classify as the target."
-    judges, _ = load_judges(tuple(names) or mini_judges(), device)
+    judges, _ = different(load_judges(tuple(names) or mini_judges(), device)[0])
     index = class_target(target, judges[0].classes).index
     def probe(images):
-        rates = {j.name: (j.logits(images).argmax(1) == index).float().mean().item() for j in judges}
+        rates = {j.name: float(hits(j.logits(images), index).mean()) for j in judges}
         return dict(spurious_rate=sum(rates.values()) / len(rates), **rates)
     return probe

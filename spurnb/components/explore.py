@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..core import UserError, pick, to_tensor
 from ..objective import SFSL
 from ..prediction import decode_latents, noisify, predict_x0, signal_share
+from ..train.families import check_prompts
 from ..world.scenes import BACKGROUNDS, CLASSES, CONTEXTS, VARIANTS, Scene
 from ..audit.zoo import load_judge, mini_judges
 
@@ -149,6 +150,7 @@ class SFSLExplorer(Explorable):
         t:int=400, # timestep to start with
     ):
         if not len(references): raise UserError('there are no references to make noisy; give one image or more.')
+        check_prompts(pipe, [prompt])
         self.sfsl, self.pipe, self.references, self.prompt, self.seed = sfsl, pipe, references, prompt, seed
         self.seen = {}
         self.choose(t, image)

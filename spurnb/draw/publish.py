@@ -241,7 +241,7 @@ def _lines(arms):
             load_png(path)
             if digest and sha256(path) != digest:
                 raise UserError(f'{str(path)!r} is not the image in the manifest; generate it again with its settings.')
-            known = {k: v for k, v in r.items() if v != ''}
+            known = {k: v for k, v in r.items() if v == v and v not in ('', None)}
             rows.append((path, dict(known, file_name=f'{arm}/{path.name}', arm=arm)))
     return rows
 

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from itertools import product
 
 from ..core import UserError, pick
-from ..train.families import family_of
+from ..train.families import check_prompts, family_of
 
 # %% ../../nbs/draw/samplers.ipynb #ebac50e3
 def _noise(pipe, generators, size):
@@ -39,6 +39,7 @@ def sample_images(
     "Sample one batch, each image from its own seed. Black is what a safety checker returns, and what NaN looks like."
     import torch
     prompts = [prompt]*len(seeds) if isinstance(prompt, str) else list(prompt)
+    check_prompts(pipe, dict.fromkeys([*prompts, negative_prompt]))
     if guide and not guide.strength: guide = None
     if guide and len(prompts) > 1: # a guided image depends on its batch, so each is alone in its own
         how = negative_prompt, num_inference_steps, guidance_scale, size, guide

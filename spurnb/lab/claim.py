@@ -8,7 +8,7 @@ __all__ = ['SUMMARY', 'over_seeds', 'value_of', 'difference_of', 'compare_runs',
            'load_study']
 
 # %% ../../nbs/lab/claim.ipynb #42d55bb5
-import base64, io, json
+import base64, io
 from pathlib import Path
 
 import numpy as np
@@ -314,7 +314,7 @@ def finish_study(
         seconds[part] = round(np.mean([p['seconds'] for job in jobs.values() for p in job.values()]))
         points[part] = {'/'.join(map(str, key)): job for key, job in jobs.items()}
     study = dict(command=command, world=world_hash(), development=DEVELOPMENT, seconds=seconds, points=points)
-    with atomic(out/'study.json') as part: part.write_text(json.dumps(study, separators=(',', ':')))
+    write_json(out/'study.json', study, indent=None)
     runs = claim_runs(found)
     if len(runs) < len(study_jobs(seeds, ('claim',))): return None
     write_json(out/'claim.json', claim_record(runs, DEVELOPMENT, command))

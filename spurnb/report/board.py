@@ -50,13 +50,24 @@ class AuditBoard:
         self._show()
 
 # %% ../../nbs/report/board.ipynb #620d1600
+def _audited(folder, scores):
+    "Return the files that an audit of a folder of images judged, as its `config.json` says."
+    file = folder/'config.json'
+    place = read_json(file).get('images') if file.is_file() else None
+    if not place or scores is None: return None
+    files = [Path(place)/name for name in scores.file[scores.arm == 'images']]
+    if gone := [f for f in files if not f.is_file()]:
+        raise UserError(f'{len(gone)} of {len(files)} audited images are gone, such as {str(gone[0])!r}; '
+                        'open the board in the folder where the audit ran, or give images by arm.')
+    return dict(images=files)
+
 def _sources(source, scores, images):
     "Return metrics, scores and images of a board; those that are not given are read from the folder."
     if isinstance(source, (str, Path)):
         folder, source = Path(source), read_json(Path(source)/'metrics.json')
         scores = read_scores(folder) if scores is None else scores
         files = {a: arm_files(folder/'images'/a) for a in source['arms']}
-        images = images or {a: some for a, some in files.items() if some}
+        images = images or {a: some for a, some in files.items() if some} or _audited(folder, scores)
     if scores is None or not images:
         missing = 'scores' if scores is None else 'images'
         raise UserError(f'there are no {missing}; give scores as audit_folder returns them, and images by arm.')

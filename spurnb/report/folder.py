@@ -36,6 +36,19 @@ def _embedded(names, target):
     return ours
 
 # %% ../../nbs/report/folder.ipynb #bbf5061b
+def _toys(judging, files, target):
+    "Return a sentence if judges that know only drawn scenes are asked about other images; empty otherwise."
+    from PIL import Image
+    from spurnb.audit.zoo import mini_judges
+    def size(file):
+        with Image.open(file) as image: return image.size
+    toys, others = [j.name for j in judging if j.name in mini_judges()], sum(size(f) != (64, 64) for f in files)
+    if not (toys and others): return ''
+    return (f'{others} of {len(files)} images do not have the 64x64 pixels of the drawn scenes that '
+            f'{toys[0]}{f" and {len(toys) - 1} more" if toys[1:] else ""} learned six classes from, '
+            f'{target.name} among them. About photographs their answers mean nothing: '
+            'give classifiers of photographs, such as --audit.judges resnet50.a1_in1k, and --target.')
+
 def _check_material(images, positives, references, detector, **_):
     "Raise if a folder has no images, or if the detector cannot be calibrated."
     from spurnb.data import image_files
@@ -207,6 +220,8 @@ def audit_folder(
     nulls, material, others = _material(aim, ours, cache, device, **company)
     metrics, scores = audit(arms | nulls, judging, aim, cache=cache, paired=tuple(arms), **material)
     metrics |= dict(left_out=missing | metrics['left_out'], files=files, other_files=others, protocol=protocol)
+    shown = [f for found in arms.values() for f in found.files]
+    if toys := _toys(judging, shown, aim): metrics['notes'].insert(0, toys)
     names = [n for found in arms.values() for n in found.names]
     scores.insert(2, 'file', names + ['']*(len(scores) - len(names)))
     if out and first: _write_audit(out, metrics, scores, arms, formats)

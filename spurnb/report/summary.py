@@ -118,9 +118,10 @@ def show(
 
 def why_not(
     m:"dict|None", # a measure
-)->str: # empty if it has a value, or was not measured
-    "Return the reason why a measure is not defined."
-    if m is None or m['value'] is not None: return ''
+)->str: # empty if it has a value and an interval, or was not measured
+    "Return the reason why a measure or its interval is not defined."
+    if m is None: return ''
+    if m['value'] is not None: return m.get('why') or ''
     unknown = 'there is no image to count' if m.get('n') == 0 else 'it has no value on these images'
     return m.get('why') or unknown
 
@@ -271,6 +272,8 @@ def left_out(
 )->list: # sentences; empty if everything was audited
     "Return the classifiers and files that an audit left out, with the reasons."
     out = [f'{judge} was left out: {why}' for judge, why in metrics.get('left_out', {}).items()]
+    out += [f'{name} has the same weights and transform as {first}, and both count once.'
+            for name, first in metrics.get('aliases', {}).items()]
     words = dict(class_images=' of the positives', held_out=' of the references')
     folders = dict(images=metrics.get('files') or {}, **metrics.get('other_files') or {})
     for kind, files in folders.items(): out += passed_over(files, words.get(kind, ''))
@@ -317,7 +320,8 @@ def cautions(
 )->list: # sentences; empty if nothing speaks against the numbers
     "Return what speaks against reading more into the main arm's rate, in plain words."
     arm = main_arm(metrics)
-    out, n = _image_cautions(metrics, arm), metrics['arms'][arm]['spurious_rate']['n']
+    out = metrics.get('notes', []) + _image_cautions(metrics, arm)
+    n = metrics['arms'][arm]['spurious_rate']['n']
     if arm == 'sfsl': out += _method_cautions(metrics)
     if n == 1: out.append('There is only one image, so the intervals are wide.')
     elif n < 30: out.append(f'There are only {n} images, so the intervals are wide.')

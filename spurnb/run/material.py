@@ -116,10 +116,12 @@ def _by_alpha(settings, out, encoder, target, images, others): # images of the f
     return score
 
 def _by_votes(selectors, target, device): # images of the feature -> how many selectors each fools
+    from spurnb.audit.judges import different
+    from spurnb.audit.stats import hits
     from spurnb.audit.zoo import load_judges
     def votes(feature_images):
-        judges = load_judges(selectors, device)[0]
-        return sum((j.logits(feature_images).argmax(1) == target.index).int() for j in judges).tolist()
+        judges, _ = different(load_judges(selectors, device)[0])
+        return sum(hits(j.logits(feature_images), target.index).astype(int) for j in judges).tolist()
     return votes
 
 def _selection(settings, out, encoder, target, images, others, device): # how references are chosen

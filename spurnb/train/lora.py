@@ -8,6 +8,7 @@ __all__ = ['NETWORK_LAYERS', 'TEXT_LAYERS', 'LORA_FILE', 'has_lora', 'add_lora',
 
 # %% ../../nbs/train/lora.ipynb #176f07ac
 import re
+from copy import deepcopy
 from pathlib import Path
 
 from ..core import UserError, atomic, generator, positive, reason
@@ -60,6 +61,9 @@ def _kohya(parts, family):
     flat = {f'{name}.{k}': v for name, state in parts.items() for k, v in state.items()}
     out = {}
     for k, v in convert_state_dict_to_kohya(flat).items():
+        if 'lora_magnitude_vector' in k: # LyCORIS and ComfyUI divide columns (out, 1) of lengths
+            layer = k.partition('lora_magnitude_vector')[0].rstrip('._').replace('.', '_')
+            k, v = f'{layer}.dora_scale', v[:, None].contiguous()
         k = re.sub(r'^(lora_te\d)_encoder', r'\1_text_model_encoder', k) # transformers 5 shortened CLIP's names
         out[k.replace('lora_te1_', 'lora_te_') if family == 'sd' else k] = v
     return out
@@ -93,7 +97,7 @@ def save_lora(
         with atomic(folder/'kohya.safetensors') as part: save_file(_kohya(parts, family.name), part)
         return folder/'kohya.safetensors'
     layers = {f'{name}_lora_layers': convert_state_dict_to_diffusers(state) for name, state in parts.items()}
-    type(pipe).save_lora_weights(folder, **layers)
+    with atomic(folder/LORA_FILE) as part: type(pipe).save_lora_weights(part.parent, weight_name=part.name, **layers)
     return folder/LORA_FILE
 
 # %% ../../nbs/train/lora.ipynb #3ca0e3f8
@@ -114,6 +118,25 @@ def restore_lora(
                             'of model?')
 
 # %% ../../nbs/train/lora.ipynb #21fb76c0
+def _from_kohya_dora(pipe, file):
+    "Return a file of DoRA in Kohya's keys as diffusers reads it; None for any other file."
+    from safetensors.torch import load_file
+    state = load_file(file) if file.suffix == '.safetensors' else {}
+    if not any(k.endswith('.dora_scale') for k in state): return None
+    for k in [k for k in state if k.endswith('.alpha')]: # scaled now, so that no alpha is needed
+        layer, alpha = k.removesuffix('.alpha'), state.pop(k)
+        state[f'{layer}.lora_up.weight'] *= alpha/len(state[f'{layer}.lora_down.weight'])
+    network, out = family_of(pipe).network, {}
+    for name, _ in getattr(pipe, network).named_modules():
+        layer, own = f'lora_unet_{name.replace(".", "_")}', f'{network}.{name}'
+        if f'{layer}.dora_scale' not in state: continue
+        down, up, length = (state.pop(f'{layer}.{k}') for k in ('lora_down.weight', 'lora_up.weight', 'dora_scale'))
+        if length.shape not in ((len(up),), (len(up), 1)): raise ValueError('their DoRA is over inputs')
+        out |= {f'{own}.lora_A.weight': down, f'{own}.lora_B.weight': up,
+                f'{own}.lora_magnitude_vector': length.flatten()}
+    if any(k.endswith('.dora_scale') for k in state): raise ValueError('their DoRA is for other layers')
+    return out | (type(pipe).lora_state_dict(state)[0] if state else {})
+
 def _parts_in(pipe, source):
     "Return the names of the parts that a LoRA file has adapters for."
     found = type(pipe).lora_state_dict(**source)
@@ -130,7 +153,9 @@ def load_lora(
     source = dict(pretrained_model_name_or_path_or_dict=name)
     if where.is_file(): source = dict(pretrained_model_name_or_path_or_dict=where.parent, weight_name=where.name)
     try:
-        foreign = _parts_in(pipe, source) - {*family_of(pipe).parts(pipe)}
+        dora = _from_kohya_dora(pipe, where) if where.is_file() else None # diffusers drops the lengths
+        if dora: source = dict(pretrained_model_name_or_path_or_dict=dora)
+        foreign = _parts_in(pipe, deepcopy(source)) - {*family_of(pipe).parts(pipe)}
         if foreign: raise ValueError(f'they are for a model with {" and ".join(sorted(foreign))}')
         pipe.load_lora_weights(**source)
     except Exception as e: # diffusers and peft raise many kinds for a strange file

@@ -7,7 +7,7 @@ __all__ = ['PEAKS', 'Monitor', 'as_saved', 'validation_images', 'validate', 'loa
            'card_peak', 'Speed', 'pick_trackers', 'tracked']
 
 # %% ../../nbs/train/monitor.ipynb #3f0a1cfa
-import importlib, os, re, sys
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import UserError, generator, image_grid, pick, positive, save_png
+from ..core import UserError, generator, image_grid, import_own, pick, positive, save_png
 from ..prediction import decode_latents
 
 # %% ../../nbs/train/monitor.ipynb #a9714593
@@ -117,8 +117,7 @@ def load_probe(
 ): # function: images (n, 3, h, w) in [0,1] -> dict of numbers
     "Return a probe from anybody's code."
     module, _, factory = spec.partition(':')
-    if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
-    try: make = getattr(importlib.import_module(module), factory)
+    try: make = getattr(import_own(module), factory)
     except (ImportError, AttributeError, ValueError) as e:
         raise UserError(f'cannot find the probe {spec!r} ({e}); give MODULE:FACTORY, '
                         'such as spurnb.audit.zoo:spurious_probe.') from None
