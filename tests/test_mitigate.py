@@ -29,7 +29,7 @@ class Colors(nn.Module):
     def forward(self, x): return self.forward_head(x)
 
 
-def judge(classes=2): return Judge('colors', Colors(classes), transform=T.Compose([T.Resize(8), T.ToTensor()]))
+def judge(classes=2): return Judge('colors', Colors(classes), transform=T.Compose([T.Resize((8, 8)), T.ToTensor()]))
 
 
 images = torch.rand(12, 3, 1, 1, generator=torch.manual_seed(0)).expand(-1, -1, 8, 8)
