@@ -256,16 +256,17 @@ def parquet(path, labels, side=8):
 
 def test_parquet_reads_only_what_holds_the_class(tmp_path, monkeypatch, caplog):
     parquet(tmp_path / 'train-0.parquet', [94, 7, 7, 7, 94, 94, 7, 7])
-    from spurnb.photos.imagenet import imagenet_class_images, parquet_plan
+    from spurnb.photos.imagenet import imagenet_class_images
+    from spurnb.photos.parquet import local_shards, parquet_plan
 
     monkeypatch.setenv('HF_HOME', str(tmp_path / 'home'))
-    plan = parquet_plan([tmp_path / 'train-0.parquet'], 94)
+    plan = parquet_plan(local_shards([tmp_path / 'train-0.parquet']), 94)
     assert [(g, rows) for _, g, rows, _ in plan] == [(0, [0]), (2, [0, 1])] and all(
         size > 0 for *_, size in plan
     )
     assert [p.getpixel((0, 0))[0] for p in imagenet_class_images(tmp_path, 'hummingbird')] == [0, 80, 100]
-    assert 'class 94: 0.00 GB in 2 row groups' in caplog.text  # before it is read
-    assert len(parquet_plan([tmp_path / 'train-0.parquet'], 94, n=1)) == 1
+    assert 'class 94 from' in caplog.text and '0.00 GB are read now' in caplog.text  # before it is read
+    assert len(parquet_plan(local_shards([tmp_path / 'train-0.parquet']), 94, n=1)) == 1
     with pytest.raises(UserError, match='are allowed'):
         imagenet_class_images(tmp_path, 7, most=10)
 

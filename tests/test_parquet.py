@@ -1,0 +1,107 @@
+"One class out of many shuffled shards on a hub: requests counted, killed, limited, refused."
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from server import Server
+
+pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+root = Path(__file__).resolve().parents[1]
+NAME, SHARDS, GROUPS, ROWS = 'datasets/ILSVRC/imagenet-1k', 6, 5, 100
+
+script = '''
+import sys
+from spurnb.photos import parquet
+from spurnb.photos.imagenet import imagenet_class_images
+parquet.PACE.per_second = 400
+try:
+    found = imagenet_class_images('ILSVRC/imagenet-1k', sys.argv[1])
+    print(len(found), *sorted(image.getpixel((0, 0))[0] for image in found))
+except ValueError as e: print(e)
+'''
+
+
+def shard(labels, first):
+    "The bytes of a shard; image i is a gray of value i, at about 4 kB."
+    def image(i):
+        file = io.BytesIO()
+        Image.new('RGB', (8, 8), (i % 256,)*3).save(file, 'PNG')
+        return dict(bytes=file.getvalue() + random.Random(i).randbytes(4000), path=f'{i}.JPEG')
+    out = io.BytesIO()
+    images = [image(first + i) for i in range(len(labels))]
+    pq.write_table(pa.table(dict(image=images, label=labels)), out, row_group_size=ROWS)
+    return out.getvalue()
+
+
+@pytest.fixture
+def hub():
+    "A hub with shuffled shards of five classes, and what it should say of class 94."
+    server, each = Server(), GROUPS*ROWS
+    labels = [94]*24 + [105]*24 + [7]*(SHARDS*each - 48)
+    random.Random(0).shuffle(labels)
+    server.hub[NAME] = {
+        f'data/train-{i:05d}-of-{SHARDS:05d}.parquet': shard(labels[i*each:(i + 1)*each], i*each)
+        for i in range(SHARDS)}
+    places = [i for i, label in enumerate(labels) if label == 94]
+    server.expected = f'24 {" ".join(map(str, sorted(i % 256 for i in places)))}'
+    server.groups = len({i//ROWS for i in places})
+    server.shards = len({i//each for i in places})
+    yield server
+    server.stop()
+
+
+def start(hub, home, target='hummingbird'):
+    env = os.environ | hub.environment(home) | dict(PYTHONPATH=str(root))
+    return subprocess.Popen([sys.executable, '-c', script, target], env=env, text=True, stdout=subprocess.PIPE)
+
+
+def ask(hub, home, target='hummingbird'):
+    "What it prints, and the ranges that it asked for."
+    before = len(hub.asked)
+    said = start(hub, home, target).communicate(timeout=300)[0].strip()
+    return said, [r for r in hub.asked[before:] if r[2]]
+
+
+def test_labels_are_read_once_and_groups_only_with_the_class(hub, tmp_path):
+    said, ranges = ask(hub, tmp_path)
+    assert said == hub.expected
+    assert len(ranges) <= SHARDS*(1 + GROUPS) + hub.shards + hub.groups
+    assert ask(hub, tmp_path) == (said, []) # all is here
+    said, ranges = ask(hub, tmp_path, 'koala') # another class: no label again
+    assert said.startswith('24 ') and len(ranges) <= 2*24
+
+
+def test_a_killed_fetch_resumes(hub, tmp_path):
+    process = start(hub, tmp_path)
+    deadline = time.monotonic() + 240
+    while len(list(tmp_path.rglob('*.img'))) < 3 and time.monotonic() < deadline: time.sleep(.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    said, ranges = ask(hub, tmp_path)
+    assert said == hub.expected
+    assert len(ranges) < hub.shards + hub.groups # no label, and not every group
+
+
+@pytest.mark.parametrize('fault, said', [
+    ((403, {'X-Error-Code': 'GatedRepo'}), 'is gated; open'),
+    ((500,), None),
+    ((429, {'Retry-After': '0'}), None),
+])
+def test_the_hub_refuses_in_the_middle(hub, tmp_path, fault, said):
+    "Listing works; what is refused while reading is explained, or asked for again, and nothing is lost."
+    file = f'/{NAME}/data/train-00003-of-{SHARDS:05d}.parquet'
+    hub.faults[file] = [None, None, fault]
+    found, _ = ask(hub, tmp_path)
+    if said is None: assert found == hub.expected
+    else:
+        assert said in found and 'what has arrived is kept' in found
+        again, ranges = ask(hub, tmp_path)
+        assert again == hub.expected and len(ranges) <= 1 + GROUPS + hub.shards + hub.groups + 2*(1 + GROUPS)
