@@ -379,7 +379,7 @@ def asked(monkeypatch, tmp_path, **options):
     monkeypatch.setattr(module, 'prior_images', lambda pipe, *told: tuple(map(str, told)))
     monkeypatch.setattr(module, '_sfsl', similarity_loss)
     monkeypatch.setattr(module, 'push_result', lambda *told: found.update(push_to_hub=told))
-    monkeypatch.setattr('spurnb.data.folder_images', lambda folder, size: [(str(folder), size)])
+    monkeypatch.setattr('spurnb.data.folder_images', lambda folder, size: ((str(folder), size), ['a.png']))
     monkeypatch.setattr('spurnb.photos.folders.beside_images', lambda folder: {})
     monkeypatch.setattr('spurnb.data.mini_references', lambda target: Named(images=target))
     monkeypatch.setattr('spurnb.train.lora.save_lora', lambda pipe, folder, kohya: found.update(kohya=folder))

@@ -618,7 +618,8 @@ def test_a_model_against_the_features(world, tmp_path):
     assert (
         (table.n == table.class_index.map({94: 26, 105: 10})).all()
         and (table.n_class == 6).all()
-        and ((table.ap_low <= table.ap) & (table.ap <= table.ap_high)).all()
+        and table.ap.between(0, 1).all()
+        and table[['ap_low', 'ap_high']].isna().all(None)  # six images are too few for an interval
     )
     means = pd.read_csv(tmp_path / 'out' / 'means.csv').set_index(['protocol', 'judge'])
     assert (means.features == 2).all() and abs(

@@ -87,7 +87,7 @@ def test_a_killed_fetch_resumes(hub, tmp_path):
     process.wait()
     said, ranges = ask(hub, tmp_path)
     assert said == hub.expected
-    assert len(ranges) < hub.shards + hub.groups # no label, and not every group
+    assert len(ranges) <= hub.shards + hub.groups # a footer each, no label again
 
 
 @pytest.mark.parametrize('fault, said', [

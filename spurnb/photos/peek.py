@@ -15,7 +15,8 @@ from ..core import UserError, sha256
 from ..data import image_paths, imagenet_target
 from .downloads import RemoteFile, cache_home, hub_trouble
 from .folders import read_folder
-from .imagenet import _parquet, imagenet_class_images
+from .imagenet import imagenet_class_images
+from .parquet import _parquet
 from .spurious_imagenet import ARCHIVE, load_spurious_imagenet, read_folder_name, spurious_feature
 
 # %% ../../nbs/photos/peek.ipynb #d0c71006
