@@ -161,11 +161,11 @@ def run_options(
 # %% ../nbs/cli.ipynb #3baabb7a
 def _expected(settings): # lines: what a run of photographs needs
     from spurnb.run.material import photo_target
-    from spurnb.run.memory import check_room, needs, needs_text, run_speed
+    from spurnb.run.memory import check_machine, needs, needs_text, run_speed
     device = get_device(settings.device or None)
     photo_target(settings) # a mistake in the name comes first
     found = needs(settings)
-    check_room(found, settings, device)
+    check_machine(found, settings, device)
     return needs_text(found, *run_speed(device, settings.train.dtype))
 
 def _several(settings, targets, seeds, fresh, shard): # run several seeds and classes, and print their summary
@@ -254,12 +254,13 @@ def spurnb_generate(
     "Generate images."
     o = read_options(Generate, sys.argv[1:] if args is None else [str(a) for a in args], 'spurnb_generate')
     from spurnb.draw.publish import export_images
-    from spurnb.draw.samplers import prompt_variations
+    from spurnb.draw.samplers import checker_of, prompt_variations
     from spurnb.generate import generate, load_generator
     cap_threads()
     prompt_variations(o.prompt) # a mistake in the prompt comes first
     g = o.generate
     pipe, began = load_generator(o.model, o.lora, g.sampler, o.device or None, o.dtype), time.perf_counter()
+    checker_of(pipe, g.safety_checker)
     state = process_state(pipe.device.type)
     frame = generate(pipe, o.prompt, g.n, o.out, o.arm, o.seed, g.num_inference_steps, g.guidance_scale,
                      g.negative_prompt, g.batch_size, g.size, redo=o.fresh)

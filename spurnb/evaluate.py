@@ -30,11 +30,11 @@ def _softmax(logits, k):
 
 def top_answers(
     logits, # (n, K)
-    names, # of the classes
+    names, # of the classes; outputs beyond them are 'another class'
     k:int=5, # how many answers
 )->list: # a text for each image, such as 'koala=0.910|tench=0.042'
     "Return each image's first answers with their probabilities, best first."
-    texts = []
+    texts, names = [], [*names, *['another class']*(logits.shape[1] - len(names))]
     for l, q in zip(logits, _softmax(logits, slice(None))):
         best = np.argsort(-l, kind='stable')[:k]
         texts.append('|'.join(f'{names[c].replace("|", "/")}={q[c]:.3f}' for c in best))

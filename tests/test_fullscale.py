@@ -204,11 +204,32 @@ def test_spurious_imagenet_of_the_real_shape(world, tmp_path):
     )  # the zip, and the folder
 
 
+def test_the_archive_has_a_second_address(world, server, tmp_path, monkeypatch):
+    "The mirror is asked when the first address has nothing, or a page; a file that is there asks nobody."
+    from spurnb.photos import spurious_imagenet as module
+    good = world[0].files['images_100_classes.zip']
+    def load(home): return load_spurious_imagenet(home=tmp_path / home)
+    monkeypatch.delenv('SPURNB_SPURIOUS_IMAGENET', raising=False)
+    monkeypatch.setattr(module, 'ARCHIVE', f'{server.address}/first/images_100_classes.zip')
+    monkeypatch.setattr(module, 'MIRROR', f'{server.address}/second/images_100_classes.zip?dl=1')
+    own = tmp_path / 'own' / 'spurious_imagenet'
+    with pytest.raises(UserError) as e: load('own')
+    for said in ('/first/', '/second/', f'put it into {str(own)!r}'): assert said in str(e.value)
+    server.files['second/images_100_classes.zip'] = good
+    assert len(load('a')) == 100
+    server.files['first/images_100_classes.zip'] = b'<html>This share has expired.</html>'
+    assert len(load('b')) == 100
+    server.asked.clear()
+    (own / 'images_100_classes.zip').write_bytes(good)
+    assert len(load('own')) == 100 and not server.asked
+    server.files['second/images_100_classes.zip'] = b'<html>Log in.</html>'
+    with pytest.raises(UserError, match='first.* of another kind.*second.* of another kind'): load('c')
+
+
 def test_an_archive_that_is_not_the_table_s(tmp_path):
-    for name in ('spurious_class_94_x_7', 'spurious_class_1_x_1'):
-        file = archive(tmp_path / f'{name}.zip', (f'images/{name}/1.jpg', 'x'))
-        with pytest.raises(UserError, match='no folder .* is one of Spurious ImageNet'):
-            load_spurious_imagenet(file, tmp_path)
+    file = archive(tmp_path / 'other.zip', ('images/spurious_class_1_x_1/1.jpg', 'x'))
+    with pytest.raises(UserError, match='no folder .* is one of Spurious ImageNet'):
+        load_spurious_imagenet(file, tmp_path)
     with pytest.raises(UserError, match='both show component 1 of class 94'):
         load_spurious_imagenet(
             archive(tmp_path / 'two.zip', ('a/x_y_94_z_1/1.jpg', 'x'), ('b/x_y_94_1/1.jpg', 'x')), tmp_path
@@ -489,8 +510,8 @@ def test_stable_diffusion_counted_from_its_configuration(tmp_path):
     import torch
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextConfig
-    from spurnb.run.memory import check_room, count, needs, shapes_of
-    from spurnb.run.settings import settings_for
+    from spurnb.run.memory import check_disk, check_ram, check_room, count, needs, shapes_of
+    from spurnb.run.settings import change, settings_for
 
     with torch.device('meta'):
         UNet2DConditionModel(sample_size=64, cross_attention_dim=768).save_config(tmp_path / 'sd' / 'unet')
@@ -530,6 +551,19 @@ def test_stable_diffusion_counted_from_its_configuration(tmp_path):
     with pytest.raises(UserError, match='--train.lora_rank 8 .*larger GPU'):
         check_room(found, full, room=15e9)
     check_room(found, full, room=24e9)
+    trained = sum(count(shapes.parts[p]) for p in ('unet', 'text_encoder'))
+    assert found.disk['states'] == found.disk['writing'] == 12 * trained == pytest.approx(11.8e9, rel=0.01)
+    assert found.disk['model'] == 4 * sum(map(count, shapes.parts.values()))
+    assert found.written == 2 * (4 * 12 * trained + found.disk['model'])  # four states in each of two trainings
+    with pytest.raises(UserError, match='GB more in .*11.8.* and 25.0 are free; train adapters .*HF_HOME'):
+        check_disk(found, full, free=25e9)
+    check_disk(found, full, free=34e9)
+    check_disk(needs(lora), lora, free=6e9)
+    with pytest.raises(UserError, match='14.8 GB of RAM .*there are 12.7'):
+        check_ram(found, room=12.7e9)
+    check_ram(needs(lora), room=12.7e9)  # Colab's machine with a T4
+    two = change(full, dict(train=dict(checkpoints_total_limit=2, checkpointing_steps=100)))
+    assert needs(two).disk['states'] == 24 * trained and needs(two).written > 1.9 * found.written
 
 
 def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):

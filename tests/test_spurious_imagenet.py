@@ -2,6 +2,7 @@
 import re
 
 import pytest
+from PIL import Image
 
 from spurnb.core import UserError, save_png
 from spurnb.photos.folders import FolderImages
@@ -32,6 +33,21 @@ def spurious(tmp_path_factory):
 def test_user_errors(call, expected):
     with pytest.raises(UserError) as e: call()
     assert expected in str(e.value)
+
+
+def test_an_unknown_component_is_accepted_by_class(tmp_path):
+    "With a warning that names it, and only if no other folder shows the class; the rest are kept apart."
+    names = ('spurious_class_94_component_99', 'spurious_class_554_component_0', 'spurious_class_554_component_50',
+             'spurious_class_105_a_60', 'spurious_class_105_b_61', 'photo_2_of_a_shark', 'notes_7')
+    for i, name in enumerate(names): save_png(tmp_path/name/'1.png', Image.new('RGB', (8, 8), (9*i, 0, 0)))
+    with pytest.warns(UserWarning) as told: data = SpuriousImageNet(tmp_path, 'here')
+    assert len(told) == 2 and 'component 99 of class 94' in str(told[1].message) + str(told[0].message)
+    assert {k for k, _ in data.folders} == {94, 554, 2}
+    assert sorted(data.unknown) == sorted(names[i] for i in (2, 3, 4, 6))
+    bird, boat = data['hummingbird'], data['fireboat']
+    assert (bird.component, boat.component) == (None, 0)
+    assert bird.source == f'here: {names[0]} (component not in the table)' and 'table' not in boat.source
+    assert data.table().set_index('class_index').folder[94] == names[0]
 
 
 @pytest.mark.parametrize('how, expected', [

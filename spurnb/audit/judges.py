@@ -34,7 +34,7 @@ def original_transforms(
 )->tuple: # transforms of a Pillow image: for images of the feature, for images of the class
     "Return Spurious ImageNet's two transforms (Neuhaus et al. 2023, released code): squeezed, and cropped."
     h, w = size = tuple(config['input_size'][1:])
-    larger = round(h*256/224) if h == w else [round(s*256/224) for s in size]
+    larger = int(256/224*h) if h == w else [int(256/224*s) for s in size]
     bicubic = T.InterpolationMode.BICUBIC
     ends = [T.ToTensor(), T.Normalize(config['mean'], config['std'])]
     squeeze = T.Compose([T.Resize(size, bicubic), *ends])
@@ -99,11 +99,13 @@ class Judge:
         self.columns = None if columns is None else torch.as_tensor(columns)
         self.config = dict(config or {})
         if transform is None:
-            self.config = timm.data.resolve_data_config(self.config, model=model)
+            larger = protocol == 'original' # the size for tests, if the model has one
+            self.config = timm.data.resolve_data_config(self.config, model=model, use_test_size=larger)
             transform = timm.data.create_transform(**self.config, is_training=False)
         self.transform = transform
         self.transform_hash, self.config['input_size'] = transform_hash(transform)
         self.on_class = self # the same judge for images of the class
+        self.all_outputs = columns is not None and protocol == 'original'
         self._set_model(model)
         if protocol == 'original': self._use_original()
 
@@ -119,7 +121,8 @@ def _set_model(self:Judge, model):
     self.model = model.eval().requires_grad_(False).to(self.device)
     self.weights = weights_hash(model)
     # equal weights can belong to different architectures
-    self.kind = settings_hash([re.sub(' at 0x[0-9a-f]+', '', repr(model)), self.columns])
+    about = [re.sub(' at 0x[0-9a-f]+', '', repr(model)), self.columns]
+    self.kind = settings_hash([*about, 'all outputs'] if self.all_outputs else about)
 
 @patch
 def _use_original(self:Judge):
@@ -127,6 +130,7 @@ def _use_original(self:Judge):
         raise JudgeFailed(f'the transform of {self.name!r} comes without {" and ".join(sorted(missing))}, '
                           'which the original protocol needs; give them, or use its own transform.')
     self.on_class = copy.copy(self)
+    self.on_class.on_class = self.on_class
     for judge, transform in zip((self, self.on_class), original_transforms(self.config)):
         judge.transform, (judge.transform_hash, _) = transform, transform_hash(transform)
 
@@ -188,12 +192,19 @@ def logits(self:Judge, images, batch:int|None=None):
     if len(bad):
         raise JudgeFailed(f'{self.name!r} returns logits that are not finite for {len(bad)} of {len(found)} images, '
                           f'first for number {int(bad[0])}; fix the classifier or leave it out.')
-    return found if self.columns is None else _columns(found, self.columns)
+    if self.columns is None: return found
+    picked = _columns(found, self.columns)
+    return torch.cat([picked, _others(found, self.columns)], 1) if self.all_outputs else picked
 
 def _columns(logits, columns): # a missing class gets the lowest of the known logits
     picked = logits[:, columns.clamp(min=0)]
     if (columns >= 0).all(): return picked
     return torch.where(columns >= 0, picked, logits[:, columns[columns >= 0]].amin(1, keepdim=True))
+
+def _others(logits, columns): # the outputs that are none of these classes
+    rest = torch.ones(logits.shape[1], dtype=torch.bool)
+    rest[columns[columns >= 0]] = False
+    return logits[:, rest]
 
 # %% ../../nbs/audit/judges.ipynb #10aeb236
 @lru_cache(maxsize=64)

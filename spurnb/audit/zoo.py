@@ -28,7 +28,7 @@ from ..photos.folders import read_folder
 from ..world.scenes import CLASSES
 
 # %% ../../nbs/audit/zoo.ipynb #6673ee81
-MINI_INPUT = dict(input_size=(3, 64, 64), crop_pct=1.) # how the embedded world's judges were trained
+MINI_INPUT = dict(input_size=(3, 64, 64), test_input_size=None, crop_pct=1.) # of the embedded judges
 
 def mini_judges()->list: # names
     "Return the names of the judges that come with the package."

@@ -131,6 +131,7 @@ def download(
     urls, # address, or several of the same file: the next one is tried when one fails
     path, # where the file goes
     digest:str|None=None, # its SHA-256, if known
+    check=None, # function of the file: is it one of the expected kind?
     most:float=20e9, # bytes at most
     tries:int=5, # per address
     pause=time.sleep, # how to wait
@@ -151,14 +152,14 @@ def download(
         except UserError as e:
             failed.append(str(e))
             continue
-        found = sha256(part)
-        if digest in (None, found):
+        found, kind = sha256(part), check is None or check(part)
+        if digest in (None, found) and kind:
             about = dict(url=url, bytes=part.stat().st_size, sha256=found)
             write_json(path.with_name(path.name + '.json'), about)
             return part.rename(path)
         part.unlink()
-        failed.append(f'{url} is not the file that is expected: its SHA-256 is {found[:12]}, '
-                      f'not {digest[:12]}; give the path of your own copy.')
+        why = f'its SHA-256 is {found[:12]}, not {digest[:12]}' if kind else 'it is of another kind'
+        failed.append(f'{url} is not the file that is expected: {why}; give the path of your own copy.')
     raise UserError(' '.join(failed))
 
 # %% ../../nbs/photos/downloads.ipynb #02c6483a

@@ -104,10 +104,11 @@ def mean_scores(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/report/spurious_score.ipynb #e6279207
-def published_scores(): # DataFrame: model, top1, score, score_spufix
+def published_scores(): # DataFrame: model, name (timm's, if it is there), top1, score, score_spufix
     "Return the numbers of Neuhaus et al.: top-1 accuracy, mean average precision, and the latter after SpuFix."
     import pandas as pd
-    with resources.files('spurnb').joinpath('facts/published_scores.csv').open() as f: return pd.read_csv(f)
+    file = resources.files('spurnb').joinpath('facts/published_scores.csv')
+    with file.open() as f: return pd.read_csv(f, keep_default_na=False, na_values=dict(top1=''))
 
 # %% ../../nbs/report/spurious_score.ipynb #f5183877
 def audit_features(
