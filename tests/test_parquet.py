@@ -105,3 +105,32 @@ def test_the_hub_refuses_in_the_middle(hub, tmp_path, fault, said):
         assert said in found and 'what has arrived is kept' in found
         again, ranges = ask(hub, tmp_path)
         assert again == hub.expected and len(ranges) <= 1 + GROUPS + hub.shards + hub.groups + 2*(1 + GROUPS)
+
+
+def test_a_damaged_image_is_left_out_by_name(tmp_path, monkeypatch, caplog):
+    "The others are kept, and fewer images than were asked for do not pass for the whole class."
+    from spurnb.photos.imagenet import imagenet_class_images
+
+    def image(i):
+        file = io.BytesIO()
+        Image.new('RGB', (8, 8), (i,)*3).save(file, 'PNG')
+        return dict(bytes=b'torn' if i == 1 else file.getvalue(), path=f'{i}.JPEG')
+    pq.write_table(pa.table(dict(image=list(map(image, range(8))), label=[94]*8)), tmp_path/'train-0.parquet',
+                   row_group_size=2)
+    monkeypatch.setenv('HF_HOME', str(tmp_path/'home'))
+
+    def grays(n=None):
+        return [found.getpixel((0, 0))[0] for found in imagenet_class_images(tmp_path/'train-0.parquet', 94, n)]
+    assert grays(6) == [0, 2, 3, 4, 5]
+    assert "1 of 6 files cannot be read and was left out: 'train-0.parquet, group 0, row 1'" in caplog.text
+    assert grays() == [0, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_class_of_which_nothing_can_be_read(tmp_path, monkeypatch):
+    from spurnb.core import UserError
+    from spurnb.photos.imagenet import imagenet_class_images
+
+    file = tmp_path/'train-0.parquet'
+    pq.write_table(pa.table(dict(image=[dict(bytes=b'torn', path='0.JPEG')], label=[94])), file)
+    monkeypatch.setenv('HF_HOME', str(tmp_path/'home'))
+    with pytest.raises(UserError, match='no image of class 94 .* can be read'): imagenet_class_images(file, 94)

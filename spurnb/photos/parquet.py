@@ -151,12 +151,17 @@ def parquet_plan(
 def _stems(shard, group, rows): return [f'{shard.key}-{group:03d}-{row:03d}' for row in rows]
 
 def _keep_image(place, stem, image): # a damaged image leaves a note in place of itself
-    with atomic(place/f'{stem}.img') as part:
-        part.write_bytes(image['bytes'] or b'')
-        try: load_rgb(part)
-        except Exception: # of whatever kind a decoder raises
-            part.unlink()
-            write_json(place/f'{stem}.json', dict(left_out='not an image that can be read'))
+    data = image['bytes'] or b''
+    try: load_rgb(io.BytesIO(data))
+    except Exception: # of whatever kind a decoder raises
+        write_json(place/f'{stem}.json', dict(left_out='not an image that can be read'))
+        return
+    with atomic(place/f'{stem}.img') as part: part.write_bytes(data)
+
+def _left_out(plan, place): # -> why images of a plan were left out, by shard and row
+    return {f'{shard.name}, group {group}, row {row}': read_json(place/f'{stem}.json')['left_out']
+            for shard, group, rows, _ in plan for stem, row in zip(_stems(shard, group, rows), rows)
+            if (place/f'{stem}.json').is_file()}
 
 def _fetch_shard(tasks, place, bar): # the row groups of one shard
     with _explained(tasks[0][0]):
@@ -205,6 +210,10 @@ def class_from_parquet(
     if known and (known['all'] or n and len(known['files']) >= n): return [place/f for f in known['files'][:n]]
     plan = parquet_plan(shards(), index, n)
     if not plan: raise UserError(f'there is no image of class {index} in {source!r}; give a copy of ImageNet.')
-    files = fetch_plan(plan, place, f'class {index} from {Path(source).name}', most)
-    write_json(record, dict(all=n is None or len(files) < n, files=[f.name for f in files]))
+    what, images = f'class {index} from {Path(source).name}', sum(len(rows) for _, _, rows, _ in plan)
+    files = fetch_plan(plan, place, what, most)
+    if unreadable := _left_out(plan, place):
+        log.warning('%s: %s', what, passed_over(dict(files=images, unreadable=unreadable))[0])
+    if not files: raise UserError(f'no image of class {index} in {source!r} can be read; get a copy that is whole.')
+    write_json(record, dict(all=n is None or images < n, files=[f.name for f in files]))
     return files[:n]
