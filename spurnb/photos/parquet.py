@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import UserError, atomic, read_json, settings_hash, track, write_json
-from ..data import image_paths, load_rgb
+from ..data import load_rgb
 from .downloads import cache_home, hub_trouble
 from .folders import passed_over
 
