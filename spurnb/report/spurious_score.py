@@ -92,14 +92,14 @@ def every_feature(
 def mean_scores(
     table, # features and judges, as `every_feature` returns
 ): # DataFrame, one row per protocol and judge
-    "Return the mean over features of each measure, with a t interval over features."
-    import pandas as pd
+    "Return the mean over features of each measure, with a t interval over features, cut at 0 and 1."
+    import numpy as np, pandas as pd
     from spurnb.audit.stats import t_interval
     rows = []
     for (protocol, judge), t in table.groupby(['protocol', 'judge'], sort=False):
         row = dict(protocol=protocol, judge=judge, features=len(t))
         for m in ('ap', 'auc', 'rate'):
-            for end, v in zip(('', '_low', '_high'), t_interval(t[m])): row[f'{m}{end}'] = v
+            row |= {f'{m}{end}': v for end, v in zip(('', '_low', '_high'), np.clip(t_interval(t[m]), 0, 1))}
         rows.append(row)
     return pd.DataFrame(rows)
 
