@@ -197,12 +197,16 @@ def test_a_page_of_the_walk_keeps_its_limits(name):
     assert onward[0] in source(last), f'the last words do not lead to {onward[0]}'
 
 
+install_cell = next(c for c in pages[walk[0]] if '%pip install' in source(c))
+
+
 @pytest.mark.parametrize('name', [n for n in pages if n in walk or n.startswith('tutorials/')])
 def test_a_page_of_the_walk_opens_in_colab(name):
     cells = pages[name]
     assert f'/blob/main/nbs/{name})' in source(cells[0]) + source(cells[1]) + source(cells[2]), 'no badge'
     install = [c for c in visible(cells) if c['cell_type'] == 'code' and 'pip install' in source(c)]
     assert len(install) == 1, 'one install cell, and it can be seen'
+    assert source(install[0]) == source(install_cell), 'the install cell is the same everywhere'
     assert not any(re.search(r'^\s*(import|from) nbdev', source(c), re.M) for c in cells[:-1]), 'needs nbdev'
 
 
