@@ -9,7 +9,7 @@ __all__ = ['WORLD_COMMANDS', 'COMMANDS', 'option_names', 'full_name', 'full_name
            'spurnb_bench', 'main']
 
 # %% ../nbs/cli.ipynb #94f12b1c
-import contextlib, io, os, re, sys, time
+import contextlib, io, os, re, sys, time, webbrowser
 from ast import literal_eval
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -141,6 +141,7 @@ class Run:
     shard:str = '' # of several runs, only this share, such as 1/2 in one process and 2/2 in another
     show:FlagCreatePairsOff[bool] = False # print the settings and what they need, and stop
     fresh:FlagCreatePairsOff[bool] = False # start over: remove what an earlier run left in the folder
+    open:FlagCreatePairsOff[bool] = False # open the report in a browser at the end
     choices:Annotated[RunSettings, arg(name='')] = field(default_factory=RunSettings)
 
 def _typed(args, name, usual=''): # the value of an option, before all options are read
@@ -159,27 +160,42 @@ def run_options(
     return read_options(kind, args, prog, kind(choices=settings_for(preset, **(file_changes(file) if file else {}))))
 
 # %% ../nbs/cli.ipynb #3baabb7a
-def _expected(settings): # lines: what a run of photographs needs
+def _plan(settings): # lines: what a run will do, and how long it takes
+    from spurnb.audit.zoo import mini_judges
     from spurnb.run.material import photo_target
-    from spurnb.run.memory import check_room, needs, needs_text, run_speed
-    device = get_device(settings.device or None)
-    photo_target(settings) # a mistake in the name comes first
-    found = needs(settings)
-    check_room(found, settings, device)
-    return needs_text(found, *run_speed(device, settings.train.dtype))
+    from spurnb.run.memory import check_room, expected_time, needs, needs_text, run_speed
+    s, device = settings, get_device(settings.device or None)
+    if not s.mini: photo_target(s) # a mistake in the name comes first
+    found, t = needs(s), s.train
+    if not s.mini: check_room(found, s, device)
+    speed = run_speed(device, t.dtype)
+    arms, judges = 4 + len(s.arms), len(s.audit.judges or mini_judges())
+    yield f'{s.target}, on {device}, into {s.folder}'
+    yield f'  1. references and robust features; {t.num_class_images} images of the base model'
+    yield f'  2. two fine-tunings of {t.max_train_steps} steps, without and with the similarity loss'
+    yield f'  3. {s.generate.n} images for each of {arms} arms'
+    yield f'  4. audit by {judges} classifiers, and a report'
+    if not s.mini: yield needs_text(found)
+    yield f'expected time here, roughly: {expected_time(found, *speed)}; the same command resumes a stopped run'
 
-def _several(settings, targets, seeds, fresh, shard): # run several seeds and classes, and print their summary
+def _bold(text): return f'\x1b[1m{text}\x1b[0m' if sys.stdout.isatty() and not os.environ.get('NO_COLOR') else text
+
+def _finish(text, page, show): # the result, its answer in bold, and the report's path
+    first, _, rest = text.partition('\n')
+    print('', _bold(first), f'{rest}\n', f'report: {page}', sep='\n')
+    if show: webbrowser.open(page.resolve().as_uri())
+
+def _several(settings, targets, seeds, fresh, shard, show): # run several seeds and classes, and print their summary
     from spurnb.lab.claim import summary_text
     from spurnb.pipeline import run_all
     out = Path(settings.out or Path('runs')/('all' if len(targets) > 1 else settings.target.replace(' ', '_')))
     if summary := run_all(settings, targets, range(settings.seed, settings.seed + seeds), out, fresh, shard):
-        print(f'{summary_text(summary)}\nreport: {out/"study.html"}')
+        _finish(summary_text(summary), out/'study.html', show)
 
-def _one(settings, fresh): # run once, and print the result
+def _one(settings, fresh, show): # run once, and print the result
     from spurnb.pipeline import run
     from spurnb.report.summary import text_report
-    metrics = run(settings, fresh)
-    print(text_report(metrics), '', f'report: {settings.folder/"report.html"}', sep='\n')
+    _finish(text_report(run(settings, fresh)), settings.folder/'report.html', show)
 
 # %% ../nbs/cli.ipynb #fb66a4ad
 @cli_errors
@@ -196,10 +212,10 @@ def spurnb_run(
     if o.shard and not several: raise UserError('--shard needs several runs; also give --seeds, or --target all.')
     share([], o.shard)
     if o.show: print(settings_text(s))
-    if not s.mini: print(_expected(s), flush=True)
+    print(*_plan(s), sep='\n', flush=True)
     if o.show: return
-    if several: return _several(s, targets, o.seeds, o.fresh, o.shard)
-    _one(s, o.fresh)
+    if several: return _several(s, targets, o.seeds, o.fresh, o.shard, o.open)
+    _one(s, o.fresh, o.open)
 
 # %% ../nbs/cli.ipynb #7a86d3c3
 @dataclass

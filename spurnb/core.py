@@ -8,8 +8,8 @@ __all__ = ['generator', 'settings_hash', 'atomic', 'UserError', 'pick', 'positiv
            'save_png', 'load_png', 'share', 'process_state', 'track']
 
 # %% ../nbs/00_core.ipynb #b6729d83
-import contextlib, errno, functools, hashlib, importlib.util, json, math
-import os, re, shutil, sys, tempfile, time
+import contextlib, errno, functools, hashlib, importlib.util, json, logging, math
+import os, re, shutil, sys, tempfile, time, warnings
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -113,6 +113,16 @@ def positive(
 _cannot_write = {getattr(errno, e, None) for e in (
     'ENOSPC EDQUOT EACCES EPERM EROFS ENOTDIR EISDIR EEXIST ENAMETOOLONG'.split())} - {None}
 
+@contextlib.contextmanager
+def _quiet_libraries(): # commands show our warnings alone; python -W shows all
+    for name in ('TRANSFORMERS_VERBOSITY', 'DIFFUSERS_VERBOSITY'): os.environ.setdefault(name, 'error')
+    def ours(record): return record.name.startswith('spurnb') or record.levelno >= logging.ERROR
+    logging.lastResort.addFilter(ours)
+    with warnings.catch_warnings():
+        if not sys.warnoptions: warnings.simplefilter('ignore')
+        try: yield
+        finally: logging.lastResort.removeFilter(ours)
+
 def cli_errors(
     func, # the function behind a command
 ): # `func` with the same signature, which exits instead of showing a traceback
@@ -124,7 +134,7 @@ def cli_errors(
     @functools.wraps(func)
     def command(*args, **kwargs):
         try:
-            result = func(*args, **kwargs)
+            with _quiet_libraries(): result = func(*args, **kwargs)
             sys.stdout.flush()
         except UserError as e:
             leave(e, 2)

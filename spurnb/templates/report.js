@@ -111,6 +111,7 @@ function show(some, k) {
   at('previous').disabled = k === 0;
   at('next').disabled = k === some.length - 1;
   if (!dialog.open) { dialog.showModal(); at('detail-title').focus(); }
+  history.replaceState(null, '', `#${small.id}`); // a link to this image
 }
 
 function go(by) { if (seen[here + by]) show(seen, here + by); }
@@ -118,6 +119,7 @@ function go(by) { if (seen[here + by]) show(seen, here + by); }
 at('previous').onclick = () => go(-1);
 at('next').onclick = () => go(1);
 at('close').onclick = () => at('detail').close();
+at('detail').onclose = () => history.replaceState(null, '', '#images');
 at('detail').onclick = e => { if (e.target === at('detail')) at('detail').close(); }; // a click outside
 at('detail').onkeydown = e => { if (e.key === 'ArrowLeft') go(-1); if (e.key === 'ArrowRight') go(1); };
 
