@@ -44,6 +44,7 @@ def styles(nbs, folder):
 def markdown(text):
     from nbconvert.filters import markdown2html_mistune
 
+    text = re.sub(r'\$\$.*?\$\$', '', text, flags=re.S)  # Quarto makes MathML of it
     return markdown2html_mistune(text).replace('<table>', '<table class="caption-top table">')
 
 
@@ -91,7 +92,9 @@ def page_html(cells, style, base):
 
 # texts whose contrast with what is behind them is too low: [text, ratio, color, background]
 FAINT = """() => {
-  const parse = c => { const v = c.match(/[\\d.]+/g).map(Number); return v.length < 4 ? [...v, 1] : v; };
+  const brush = document.createElement('canvas').getContext('2d', {willReadFrequently: true}), known = {};
+  const parse = c => known[c] ??= (brush.clearRect(0, 0, 1, 1), brush.fillStyle = c, brush.fillRect(0, 0, 1, 1),
+    (([r, g, b, a]) => [r, g, b, a/255])(brush.getImageData(0, 0, 1, 1).data)); // any notation, also oklab
   const over = (a, b) => [0, 1, 2].map(i => a[i]*a[3] + b[i]*(1 - a[3])).concat(1);
   const linear = v => v <= .04045*255 ? v/255/12.92 : ((v/255 + .055)/1.055)**2.4;
   const light = c => { const [r, g, b] = c.map(linear);

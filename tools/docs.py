@@ -60,7 +60,7 @@ class Signature(DocmentText):
         if p.get('anno') is type(None):  # what fastcore makes of a parameter that is None
             p = dict(p, anno=inspect.Parameter.empty)
         text = super()._fmt_param(name, p)
-        return text if len(text) < 70 else re.sub(r'=(\w+)\(.*', r'=\1(...)', text)
+        return text if len(text) < 70 else re.sub(r'=(\w*)([\[({]).*([\])}])$', r'=\1\2...\3', text)
 
     def __str__(self):
         "Return the signature with comments that do not fit in lines of their own, above what they are about."

@@ -36,7 +36,7 @@ function ordered(some) {
 
 function cell(image, j) {
   const [name, p] = image.says[j] ? image.says[j][0] : [image.hits[j] ? target : `not ${target}`, null], v = image.p[j];
-  const className = `${image.hits[j] ? 'yes ' : ''}c${+(v > .5)} ${v > .7 ? 't2' : v > .6 ? 'tm' : ''}`;
+  const className = `${image.hits[j] ? 'yes ' : ''}c${+(v > .5)} ${v > .76 ? 't2' : v > .6 ? 'tm' : ''}`;
   const node = make('td', {className, title: `${judges[j]}: ${name}; ${target} ${percent(v)}`},
     make('b', {textContent: name}), make('small', {textContent: percent(p ?? v)}));
   node.style.setProperty('--v', v);
@@ -150,4 +150,11 @@ if (at('board')) {
   };
   draw();
 }
+
+function linked() { // the image that the address names
+  const k = all.findIndex(img => img.id === decodeURIComponent(location.hash.slice(1)));
+  if (k >= 0) show(images, k);
+}
+window.onhashchange = linked;
+linked();
 }
