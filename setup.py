@@ -32,6 +32,7 @@ setup(
     install_requires=cfg['requirements'].split(),
     extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'cluster')},
     # the folders of data hold no Python; as namespace packages they are found without a warning
+    package_dir={'': '.'}, # an editable install then has tools/docs.py, too, by which nbdev makes the pages
     packages=find_namespace_packages(str(here), include=[name, f'{name}.*']),
     package_data={name: ['mini/**/*', 'templates/**/*', 'facts/*']},
     include_package_data=True,

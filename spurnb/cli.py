@@ -8,7 +8,7 @@ __all__ = ['WORLD_COMMANDS', 'COMMANDS', 'Run', 'run_options', 'spurnb_run', 'Do
            'WorldDraw', 'WorldCheck', 'WorldStudy', 'subcommand', 'spurnb_world', 'Bench', 'spurnb_bench', 'main']
 
 # %% ../nbs/cli.ipynb #94f12b1c
-import os, sys, time
+import os, sys, time, webbrowser
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from .core import (UserError, cap_threads, cli_errors, get_device, pick, positiv
                          share)
 from .draw.settings import GenerateSettings
 from .run.cluster import ClusterSettings
-from .run.options import option_names, read_options
+from .run.options import read_options
 from .run.settings import RunSettings, file_changes, settings_for, settings_text
 from .train.settings import SFSLSettings, TrainSettings
 from .world.scenes import CLASSES
@@ -37,6 +37,7 @@ class Run:
     shard:str = '' # of several runs, only this share, such as 1/2 in one process and 2/2 in another
     show:FlagCreatePairsOff[bool] = False # print the settings and what they need, and stop
     fresh:FlagCreatePairsOff[bool] = False # start over: remove what an earlier run left in the folder
+    open:FlagCreatePairsOff[bool] = False # open the report in a browser at the end
     jobs:Annotated[ClusterSettings, arg(name='')] = field(default_factory=ClusterSettings)
     choices:Annotated[RunSettings, arg(name='')] = field(default_factory=RunSettings)
 
@@ -56,14 +57,24 @@ def run_options(
     return read_options(kind, args, prog, kind(choices=settings_for(preset, **(file_changes(file) if file else {}))))
 
 # %% ../nbs/cli.ipynb #3baabb7a
-def _expected(settings): # lines: what a run of photographs needs
+def _plan(settings, runs=1): # lines: what each run will do, and how long it takes
+    from spurnb.audit.zoo import mini_judges
     from spurnb.run.material import photo_target
-    from spurnb.run.memory import check_room, needs, needs_text, run_speed
-    device = get_device(settings.device or None)
-    photo_target(settings) # a mistake in the name comes first
-    found = needs(settings)
-    check_room(found, settings, device)
-    return needs_text(found, *run_speed(device, settings.train.dtype))
+    from spurnb.run.memory import check_room, expected_time, needs, needs_text, run_speed
+    s, device = settings, get_device(settings.device or None)
+    if not s.mini: photo_target(s) # a mistake in the name comes first
+    found, t = needs(s), s.train
+    if not s.mini: check_room(found, s, device)
+    speed = run_speed(device, t.dtype)
+    arms, judges = 4 + len(s.arms), len(s.audit.judges or mini_judges())
+    yield f'{s.target}, on {device}, into {s.folder}' if runs == 1 else f'{runs} runs on {device}, each of'
+    yield f'  1. references and robust features; {t.num_class_images} images of the base model'
+    yield f'  2. two fine-tunings of {t.max_train_steps} steps, without and with the similarity loss'
+    yield f'  3. {s.generate.n} images for each of {arms} arms'
+    yield f'  4. audit by {judges} classifiers, and a report'
+    if not s.mini: yield needs_text(found)
+    each = ' for each run' if runs > 1 else ''
+    yield f'expected time here, roughly: {expected_time(found, *speed)}{each}; the same command resumes a stopped run'
 
 def _submit(call, unfinished, out, jobs): # do shares as jobs of a cluster; raise if one has failed
     from spurnb.run.cluster import submit
@@ -75,7 +86,14 @@ def _submit(call, unfinished, out, jobs): # do shares as jobs of a cluster; rais
         raise UserError(f'{len(failed)} of {len(unfinished)} jobs failed; the first, {share}: {why}; '
                         'the same command does only these again.')
 
-def _several(settings, targets, seeds, fresh, shard, jobs): # run several seeds and classes, and print their summary
+def _bold(text): return f'\x1b[1m{text}\x1b[0m' if sys.stdout.isatty() and not os.environ.get('NO_COLOR') else text
+
+def _finish(text, page, show): # the result, its answer in bold, and the report's path
+    first, _, rest = text.partition('\n')
+    print('', _bold(first), f'{rest}\n', f'report: {page}', sep='\n')
+    if show: webbrowser.open(page.resolve().as_uri())
+
+def _several(settings, targets, seeds, fresh, shard, show, jobs): # several seeds or classes, and their summary
     from spurnb.lab.claim import summary_text
     from spurnb.pipeline import run_all, run_folders
     out = Path(settings.out or Path('runs')/('all' if len(targets) > 1 else settings.target.replace(' ', '_')))
@@ -89,13 +107,12 @@ def _several(settings, targets, seeds, fresh, shard, jobs): # run several seeds 
         if not summary.exists(): return
         found = read_json(summary)
     else: found = run_all(settings, targets, seeds, out, fresh, shard)
-    if found: print(f'{summary_text(found)}\nreport: {out/"study.html"}')
+    if found: _finish(summary_text(found), out/'study.html', show)
 
-def _one(settings, fresh): # run once, and print the result
+def _one(settings, fresh, show): # run once, and print the result
     from spurnb.pipeline import run
     from spurnb.report.summary import text_report
-    metrics = run(settings, fresh)
-    print(text_report(metrics), '', f'report: {settings.folder/"report.html"}', sep='\n')
+    _finish(text_report(run(settings, fresh)), settings.folder/'report.html', show)
 
 # %% ../nbs/cli.ipynb #fb66a4ad
 @cli_errors
@@ -108,17 +125,17 @@ def spurnb_run(
     if every: args = [CLASSES[0] if a == 'all' else a.replace('=all', f'={CLASSES[0]}') for a in args]
     o = run_options(args)
     s, targets = o.choices, CLASSES if every else [o.choices.target]
-    several = len(targets)*positive(o.seeds, 'seeds') > 1
+    runs = len(targets)*positive(o.seeds, 'seeds')
     for name, given in (('shard', o.shard), ('cluster', o.jobs.cluster)):
-        if given and not several: raise UserError(f'--{name} needs several runs; also give --seeds, or --target all.')
+        if given and runs == 1: raise UserError(f'--{name} needs several runs; also give --seeds, or --target all.')
     for name, given in (('shard', o.shard), ('fresh', o.fresh)):
         if given and o.jobs.cluster: raise UserError(f'--{name} does not go with --cluster; leave one of them out.')
     share([], o.shard)
     if o.show: print(settings_text(s))
-    if not s.mini: print(_expected(s), flush=True)
+    print(*_plan(s, runs), sep='\n', flush=True)
     if o.show: return
-    if several: return _several(s, targets, o.seeds, o.fresh, o.shard, o.jobs)
-    _one(s, o.fresh)
+    if runs > 1: return _several(s, targets, o.seeds, o.fresh, o.shard, o.open, o.jobs)
+    _one(s, o.fresh, o.open)
 
 # %% ../nbs/cli.ipynb #d0c73001
 @dataclass

@@ -10,7 +10,7 @@ __all__ = ['MARK', 'log', 'generator', 'settings_hash', 'unlisted', 'unchanged',
 
 # %% ../nbs/00_core.ipynb #b6729d83
 import contextlib, errno, functools, hashlib, importlib.util, json, logging, math
-import os, re, shutil, sys, tempfile, time, traceback
+import os, re, shutil, sys, tempfile, time, traceback, warnings
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -248,6 +248,16 @@ def _verdict(error): # what to say about an exception, and the exit code
     return (f'a bug{_where(error)}: {reason(error)}; please report it at https://github.com/spurnb/spurnb/issues with '
             'what --debug prints', 4)
 
+@contextlib.contextmanager
+def _quiet_libraries(): # commands show our warnings alone; python -W shows all
+    for name in ('TRANSFORMERS_VERBOSITY', 'DIFFUSERS_VERBOSITY'): os.environ.setdefault(name, 'error')
+    def ours(record): return record.name.startswith('spurnb') or record.levelno >= logging.ERROR
+    logging.lastResort.addFilter(ours)
+    with warnings.catch_warnings():
+        if not sys.warnoptions: warnings.simplefilter('ignore')
+        try: yield
+        finally: logging.lastResort.removeFilter(ours)
+
 def cli_errors(
     func, # the function behind a command
 ): # `func` with the same signature, which exits instead of showing a traceback
@@ -257,7 +267,7 @@ def cli_errors(
         for stream in (sys.stdout, sys.stderr): # a name that the terminal cannot show is no reason to lose work
             with contextlib.suppress(AttributeError, ValueError): stream.reconfigure(errors='replace')
         try:
-            result = func(*args, **kwargs)
+            with _quiet_libraries(): result = func(*args, **kwargs)
             sys.stdout.flush()
         except BrokenPipeError: # the reader has left, as after `| head`; finished work is on disk
             with contextlib.suppress(OSError, ValueError):

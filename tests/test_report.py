@@ -1,11 +1,12 @@
 "The report where a notebook cell cannot test it: exit codes of the command, and the pages in a browser."
-import json, os, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from contextlib import contextmanager
 
 import pytest
 from PIL import Image
 
 from made_up import JUDGES, made_up_run
+from site_pages import FAINT
 from spurnb.cli import spurnb_audit
 from spurnb.core import UserError, save_png
 from spurnb.data import mini_root
@@ -35,7 +36,7 @@ def test_exit_codes(feeders, tmp_path):
     judges = '--target', 'hummingbird', '--judges', 'test_resnet', 'test_nfnet'
     code, said, _ = audit(feeders, '--out', tmp_path/'a', *judges, '--limit', '0.01')
     assert code == 1 and 'limit of 1% broken by 2 of 2 classifiers' in said
-    assert said.startswith('On average over 2 classifiers, ') # the answer first
+    assert re.match(r'\d+% of the images are called hummingbird', said) # the answer first
     assert said.strip().splitlines()[-1] == f'report: {tmp_path/"a"/"report.html"}'
     code, said, _ = audit(feeders, '--out', tmp_path/'a', *judges, '--limit', '1')
     assert code == 0 and 'limit of 100% kept by all 2 classifiers' in said
@@ -168,7 +169,9 @@ def test_in_a_browser(page, width, scheme):
         assert tab.evaluate('document.documentElement.scrollWidth') <= width # nothing sticks out sideways
         loaded = 'i.complete && i.naturalWidth > 0 || i.id === "detail-image"'
         assert tab.evaluate(f'[...document.images].every(i => {loaded})')
-        assert tab.inner_text('h1') == 'Does red feeder alone make classifiers say humming<b>bird?'
+        assert re.fullmatch(r'\d+% of the sfsl images are called humming<b>bird[,;].*\.', tab.inner_text('h1'))
+        assert tab.inner_text('.question') == 'Does the feature “red feeder” alone make classifiers say humming<b>bird?'
+        assert not tab.evaluate(FAINT)
         paper, ink = tab.evaluate('(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))')
         assert (sum(map(int, paper[4:-1].split(','))) > sum(map(int, ink[4:-1].split(',')))) == (scheme == 'light')
         tab.click('#settings summary')
@@ -331,3 +334,38 @@ def test_only_judged_images_are_on_the_page(tmp_path):
     Image.new('RGB', (9, 9)).save(arm/'99999.png')
     (arm/before[3]).write_bytes(b'broken')
     assert shown() == [before[0], before[2]]
+
+
+def test_an_image_has_an_address(page):
+    "The address of an open image opens it again; without a script it is an anchor."
+    with opened(page) as tab:
+        tab.locator('#rows button').first.click()
+        address = tab.evaluate('location.hash')
+        title = tab.inner_text('#detail-title')
+        assert tab.locator(f'img[id="{address[1:]}"]').count() == 1
+        tab.keyboard.press('Escape')
+        assert tab.evaluate('location.hash') == '#images'
+        tab.evaluate(f'location.hash = "{address}"')
+        tab.locator('#detail').wait_for(state='visible')
+        assert tab.inner_text('#detail-title') == title
+
+
+def test_a_printed_page_is_not_cut(page):
+    "On A4 nothing is wider than the paper, in particular no table or row of images that would scroll on a screen."
+    with opened(page, 688) as tab: # 210 mm less margins, at 96 pixels an inch
+        tab.emulate_media(media='print')
+        assert tab.evaluate('document.documentElement.scrollWidth') <= 688
+        parts = '[...document.querySelectorAll("td, th, img, p, pre")]'
+        beyond = f'{parts}.filter(e => e.getBoundingClientRect().right > 689)'
+        assert tab.evaluate(f'{beyond}.map(e => e.outerHTML.slice(0, 80))') == []
+
+
+def test_images_are_larger_on_wide_screens(page):
+    with opened(page, 1200) as tab: usual = tab.locator('#images td img').first.bounding_box()['width']
+    with opened(page, 1800) as tab: assert tab.locator('#images td img').first.bounding_box()['width'] > 1.3*usual
+
+
+def test_the_page_itself_is_small(page):
+    "Without its images and what is known of them."
+    html = re.sub(r'src="data:[^"]*"|<script type="application/json".*?</script>', '', page.read_text(), flags=re.S)
+    assert len(html.encode()) < 200_000

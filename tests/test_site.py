@@ -8,6 +8,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from site_pages import FAINT, WIDE, page_html, styles
+
 root = Path(__file__).resolve().parents[1]
 config = ConfigParser(delimiters='=')
 config.read(root / 'settings.ini')
@@ -45,9 +47,12 @@ def test_outputs_are_fit_for_a_page(name):
 @pytest.mark.parametrize('name', notebooks)
 def test_a_figure_that_is_described_is_there(name):
     for cell in notebooks[name]['cells']:
-        if cell['cell_type'] != 'code' or not re.search(r'^#\| *fig-alt:', source(cell), re.M): continue
-        if re.search(r'^#\| *(eval: *false|cuda|net)', source(cell), re.M): continue
-        if 'skip_exec' in source(notebooks[name]['cells'][0]): continue
+        if cell['cell_type'] != 'code' or not re.search(r'^#\| *fig-alt:', source(cell), re.M):
+            continue
+        if re.search(r'^#\| *(eval: *false|cuda|net)', source(cell), re.M):
+            continue
+        if 'skip_exec' in source(notebooks[name]['cells'][0]):
+            continue
         shown = any('image/png' in o.get('data', {}) for o in cell['outputs'])
         assert shown, f'{name}, {cell["id"]} shows no figure; run tools/notebooks.py'
 
@@ -132,6 +137,124 @@ def test_every_page_is_built(pages):
     assert sorted(pages[1]) == sorted(notebooks)
 
 
+def built(pages):
+    "Name and cells of every page, as nbdev gives them to Quarto."
+    for name in pages[1]:
+        cells = json.loads((pages[0] / name).read_text(encoding='utf-8'))['cells']
+        yield name, [c for c in cells if not source(c).startswith('<!--')]
+
+
+def seen(cell):
+    "The code of a cell that a reader sees."
+    if cell['cell_type'] != 'code' or re.search(r'^#\| *echo: *false', source(cell), re.M):
+        return ''
+    return re.sub(r'^#\|.*\n?', '', source(cell), flags=re.M)
+
+
+def documented(cells):
+    "Name and signature of everything that a page documents."
+    for cell in cells:
+        for o in cell.get('outputs', []) if re.search(r'^show_doc\(', source(cell), re.M) else []:
+            text = ''.join(o.get('data', {}).get('text/markdown', ''))
+            yield re.search(r'^### (\S+)', text, re.M)[1], re.search(r'```python\n(.*?)```', text, re.S)[1]
+
+
+def test_a_signature_has_a_parameter_a_line(pages):
+    count = 0
+    for name, cells in built(pages):
+        for symbol, signature in documented(cells):
+            count += 1
+            *given, last = signature.strip().splitlines()
+            assert not re.search(r'NoneType|instance: <', signature), f'{name}: {signature}'
+            for line in given[1:]:
+                code = re.sub(r'\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|\'[^\']*\'', '', line.partition(' # ')[0])
+                assert code.strip().rstrip(',').count(',') == 0, (
+                    f'{name}, {symbol}: two parameters in {line!r}'
+                )
+                assert not line.partition(' # ')[2].startswith('->'), f'{name}, {symbol}: {line!r}'
+            assert all(len(line) <= 90 for line in signature.splitlines()) and '](http' not in signature, (
+                signature
+            )
+    assert count > 400
+
+
+def test_what_is_returned_is_said_of_the_return(pages):
+    found = {symbol: text for _, cells in built(pages) for symbol, text in documented(cells)}
+    assert '    x:Tensor, # (n, 3, h, w) in [0,1]\n): # (n, L) in logit units' in found['NeuralPCA.alpha']
+    assert found['in_batches'].strip().endswith('): # tensor with n rows')
+    assert ')->dict: # auc in [0,1]' in found['separation']
+    assert 'calibration=None, # as' in found['score_images']
+
+
+def test_the_symbol_index_is_complete(pages):
+    all_pages = dict(built(pages))
+    index = ''.join(
+        ''.join(o['data']['text/markdown']) for o in all_pages.pop('symbols.ipynb')[-1]['outputs']
+    )
+    listed = re.findall(r'^\| \[(\S+)\]\((\S+?)#(\S+)\) \| (\S.*) \|$', index, re.M)
+    there = [(symbol, name) for name, cells in all_pages.items() for symbol, _ in documented(cells)]
+    there = [(symbol, name) for symbol, name in there if '__' not in symbol]
+    assert sorted((symbol, page) for symbol, page, _, _ in listed) == sorted(there)
+    assert all(anchor == symbol.lower() for symbol, _, anchor, _ in listed)
+
+
+def test_a_colon_leads_to_something(pages):
+    for name, cells in built(pages):
+        for cell, following in zip(cells, cells[1:] + [None]):
+            if cell['cell_type'] == 'markdown' and source(cell).rstrip().endswith(':'):
+                assert following and following['cell_type'] == 'code', f'{name}: {source(cell)[-80:]!r}'
+
+
+def test_a_page_begins_with_its_notebook_and_with_words(pages):
+    for name, cells in built(pages):
+        first, second = [c for c in cells if c['cell_type'] != 'raw'][:2]
+        at = f'{home}/blob/{cfg["branch"]}/nbs/{name}'
+        colab = f'[Open in Colab](https://colab.research.google.com/github/{at}) · '
+        if not any('%pip install' in source(c) for c in notebooks[name]['cells']):
+            colab = ''  # the package would not be there
+        assert source(first) == f'{colab}[View notebook](https://github.com/{at})'
+        assert second['cell_type'] == 'markdown' and not source(second).startswith(('#', '![', '[![')), name
+
+
+def test_code_fits_on_a_page(pages):
+    for name, cells in built(pages):
+        for cell in cells:
+            for line in seen(cell).splitlines():
+                assert len(line) <= 90, f'{name}: {line}'
+
+
+def test_cells_that_only_import_are_folded(pages):
+    import ast
+
+    for name, cells in built(pages):
+        for code in filter(None, map(seen, cells)):
+            try:
+                body = ast.parse(code).body
+            except SyntaxError:
+                continue
+            cell = next(c for c in cells if seen(c) == code)
+            if all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body):
+                assert body and re.search(r'^#\| *code-fold: *true', source(cell), re.M), f'{name}: {code}'
+
+
+def test_tables_are_tables(pages):
+    "Quarto loads scripts from elsewhere for a page with HTML in an output."
+    count = 0
+    for name, cells in built(pages):
+        for cell in cells:
+            for o in cell.get('outputs', []):
+                data = o.get('data', {})
+                assert not {'text/html', 'application/javascript'} & set(data), f'{name}: {source(cell)[:80]}'
+                columns = [
+                    row.count(' | ')
+                    for row in ''.join(data.get('text/markdown', '')).splitlines()
+                    if row[:1] == '|'
+                ]
+                assert max(columns, default=0) <= 8, f'{name}, a table too wide: {source(cell)[:80]}'
+                count += bool(columns)
+    assert count > 60
+
+
 def test_what_quarto_is_pointed_to_is_there(pages):
     import yaml
 
@@ -143,7 +266,6 @@ def test_what_quarto_is_pointed_to_is_there(pages):
     )
     named = [
         *stub['metadata-files'],
-        *stub['filters'],
         html['css'],
         *html['theme']['dark'],
         *(o['href'] for o in bar['left'] + bar['right']),
@@ -191,3 +313,43 @@ def test_links_and_pictures_of_the_pages(pages):
             assert said and 'No description' not in said, (
                 f'{name}: nothing is said of the picture {to[:80]}'
             )  # nbconvert's words where it warns
+
+
+@pytest.fixture(scope='module')
+def style(tmp_path_factory):
+    return styles(root / 'nbs', tmp_path_factory.mktemp('npm'))
+
+
+@pytest.mark.parametrize('mode', ['light', 'dark'])
+@pytest.mark.parametrize('width', [1400, 390])
+def test_pages_in_a_browser(pages, style, width, mode, tmp_path):
+    "All text can be read, nothing is wider than its place, and nothing comes from elsewhere."
+    sync = pytest.importorskip('playwright.sync_api')
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if not chromium:
+        pytest.skip('no Chromium')
+    wrong, asked = [], []
+    with sync.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
+        tab = browser.new_context(viewport=dict(width=width, height=900)).new_page()
+        tab.on('request', lambda r: asked.append(r.url))
+        for name, cells in built(pages):
+            (tmp_path / 'page.html').write_text(
+                page_html(cells, style[mode], f'{(pages[0] / name).parent.as_uri()}/')
+            )
+            tab.goto((tmp_path / 'page.html').as_uri())
+            wrong += [f'{name}: {w}' for w in tab.evaluate(WIDE, width == 1400)]
+            wrong += [f'{name}: {colors} {w}' for colors, w in tab.evaluate(FAINT).items()]
+        browser.close()
+    assert not [url for url in asked if not url.startswith(('file:', 'data:'))]
+    assert not wrong, '\n'.join(wrong)
+
+
+def test_the_sidebar_leads_from_the_walk_to_the_reference():
+    import yaml
+
+    bar = yaml.safe_load((root / 'nbs' / 'sidebar.yml').read_text())['website']['sidebar']['contents']
+    sections = {part['section']: part['contents'] for part in bar[1:]}
+    assert bar[0] == 'index.ipynb' and list(sections)[:2] == ['The walk', 'Tutorials']
+    assert list(sections)[-1] == 'Reference' and 'symbols.ipynb' in sections['Reference']
+    assert sections['The walk'] == [name for name in sorted(notebooks) if re.match(r'\d\d_', name)]

@@ -1,7 +1,8 @@
 "Sentences of the report that a notebook need not show: one table of cases per function."
 import pytest
 
-from spurnb.report.summary import answer, cautions, findings, left_out, show, show_difference, text_report, why_not
+from spurnb.report.summary import (
+    answer, cautions, deciding, findings, headline, left_out, show, show_difference, text_report, text_table, why_not)
 
 
 def measure(value, low=None, high=None, n=64):
@@ -24,7 +25,8 @@ HIGHER, LOWER, OPEN = measure(.2, .1, .3), measure(-.2, -.3, -.1), measure(.01, 
     (dict(prompted=.3, dreambooth=.4, sfsl=.2), {'sfsl-prompted': LOWER, 'sfsl-dreambooth': LOWER},
      ', 20 points less than dreambooth, the strongest rival (-30 to -10).'),
     (dict(prompted=.6, sfsl=.6), {'sfsl-prompted': OPEN},
-     '; the difference from prompted, the strongest rival, is undecided: +1 points (-10 to +12).'),
+     '; the difference from prompted, the strongest rival, is undecided: +1 points (-10 to +12); '
+     'about 7,700 more images per arm would decide it if it stays this large.'),
     (dict(images=.5, background=.02), {}, ', compared with 2% of bare backgrounds (0 to 7%).'),
     (dict(images=.5), {}, '(95% interval 45 to 55%).'),
     (dict(references=.5, sfsl=.6), {'sfsl-references': HIGHER}, '(95% interval 55 to 65%).'), # references are no rival
@@ -33,7 +35,39 @@ def test_the_answer_has_the_comparison_that_matters(arms, differences, said):
     sentence = answer(metrics(arms, differences))
     assert sentence.endswith(said) and sentence.startswith('On average over 2 classifiers, ')
     assert findings(metrics(arms, differences))[0] == sentence
-    assert text_report(metrics(arms, differences)).splitlines()[0] == sentence
+    assert text_report(metrics(arms, differences)).splitlines()[0] == headline(metrics(arms, differences))
+
+
+@pytest.mark.parametrize('arms, differences, said', [
+    (dict(prompted=.4, sfsl=.6), {'sfsl-prompted': HIGHER},
+     '60% of the sfsl images are called fireboat, 20 points more than prompted.'),
+    (dict(prompted=.6, sfsl=.6), {'sfsl-prompted': OPEN},
+     '60% of the sfsl images are called fireboat; the difference from prompted is undecided.'),
+    (dict(images=.5, background=.02), {}, '50% of the images are called fireboat, and 2% of bare backgrounds.'),
+    (dict(images=.5), {}, '50% of the images are called fireboat.')])
+def test_the_headline_is_the_answer(arms, differences, said):
+    assert headline(metrics(arms, differences)) == said
+
+
+@pytest.mark.parametrize('m, said', [
+    (measure(.05, -.05, .15), 'about 200 more images per arm'), # twice as precise: four times 64
+    (measure(-.05, -.15, .05), 'about 200 more images per arm'),
+    (measure(.05, 0, .1), 'about 1 more image per arm'),
+    (measure(0, -.1, .1), 'it is zero'),
+    (measure(.0001, -.1, .1), 'too small for any sensible number')])
+def test_what_would_decide_a_difference(m, said):
+    assert said in deciding(m)
+
+
+def test_the_table_fits_80_columns():
+    "At the widest: every value with a decimal in every place."
+    found = metrics({a: .995 for a in ('references', 'other_context', 'sfsl')})
+    for values in found['arms'].values():
+        for m in ('spurious_rate', 'spurious_rate_valid', 'object_absent', 'feature_present', 'near_copies'):
+            values[m] = measure(.995, .991, .998)
+    lines = text_table(found).splitlines()
+    assert max(map(len, lines)) <= 80 and '99.5 (99.1-99.8)' in lines[1]
+    assert max(map(len, text_report(found).splitlines())) <= 80
 
 
 @pytest.mark.parametrize('change, said', [

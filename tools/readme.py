@@ -17,10 +17,13 @@ root = Path(__file__).resolve().parents[1]
 
 
 class Processors(FilterDefaults):
-    "What nbdev does to a notebook for the docs, but for links to the docs of whatever else happens to be installed."
+    "What nbdev does to a notebook for the docs, but for links to the docs and what only the site shows."
 
     def base_procs(self):
         return [p for p in super().base_procs() if p.__name__ != 'add_links']
+
+    def xtra_procs(self):
+        return []
 
 
 def title(raw):

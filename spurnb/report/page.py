@@ -15,8 +15,8 @@ from ..core import atomic, read_json
 from ..photos.folders import read_ahead
 from .records import arm_files, image_records, read_csv_rows, read_scores, shared_side, thumbnail
 from .summary import (
-    ARM_COLORS, ARM_LABELS, FORESTS, MEASURES, NULLS, Measure, axis_ends, cautions, findings, forest_plot, heat_map,
-    left_out, main_arm, reading, save_figure, show, show_difference, why_not)
+    ARM_COLORS, ARM_LABELS, FORESTS, MEASURES, NULLS, Measure, axis_ends, cautions, findings, forest_plot,
+    headline, heat_map, left_out, main_arm, reading, save_figure, show, show_difference, why_not)
 from .tables import write_tables
 
 # %% ../../nbs/report/page.ipynb #04e3020f
@@ -42,7 +42,7 @@ def heat_class(
 )->str: # classes of the style sheet
     "Return the half of the color scale that a cell of the heat map is in, and a text color that is readable on it."
     if v is None: return ''
-    text = 't2' if v > .7 else 'tm' if v > .6 else ''
+    text = 't2' if v > .76 else 'tm' if v > .6 else ''
     return f'c{int(v > .5)} {text}'.strip()
 
 def heat_cell(
@@ -165,7 +165,7 @@ def _shown_records(folder, metrics, images, limit):
         return small | thumbnail(source, alt, shared_side(len(out)))
     for i, (r, seen) in enumerate(zip(out, read_ahead(thumbs, out))):
         fooled = None if r['votes'] is None else round(r['votes']/judges, 3)
-        r |= seen | dict(id=i, fooled=fooled, odd=r['valid'] is False)
+        r |= seen | dict(id=i, anchor=f'{r["arm"]}-{r["image"]}', fooled=fooled, odd=r['valid'] is False)
     return out
 
 def _data(metrics, records):
@@ -187,7 +187,7 @@ def _asked(metrics, prompts, arms):
     "Return the setup as (term, sentence) pairs."
     t, feature = metrics['target'], _feature(metrics)
     question = f'How often do classifiers call these images {t["name"]}?'
-    if feature: question = f'How often do classifiers say {t["name"]} if an image shows {feature} but no {t["name"]}?'
+    if feature: question = f'How often do classifiers say {t["name"]} if an image shows “{feature}” but no {t["name"]}?'
     rows = [('Question', question), ('Class', f'{t["name"]}, index {t.get("index")} of {t.get("classes")} classes')]
     for a in arms:
         words = f'{metrics["arms"][a]["spurious_rate"]["n"]} images'
@@ -265,13 +265,14 @@ def _reasons(values):
 def _head(folder, metrics, config, arms):
     "Return the top of the page: the question, the findings, the cautions."
     target, feature, lost = metrics['target'], _feature(metrics), left_out(metrics)
-    question = ['How often do classifiers call these images ', target['name'], '?']
-    if feature: question = ['Does ', feature, ' alone make classifiers say ', target['name'], '?']
+    question = f'How often do classifiers call these images {target["name"]}?'
+    if feature: question = f'Does the feature “{feature}” alone make classifiers say {target["name"]}?'
     name = Path(config['images']).name if config.get('images') else folder.resolve().name
     return dict(
         version=config.get('version', __version__), kind='audit' if 'images' in arms else 'run', name=name,
         date=str(config.get('created', ''))[:10], target=target['name'], feature=feature,
-        checked=target.get('prompted') or '', question=question, summary=findings(metrics),
+        checked=target.get('prompted') or '', question=question, headline=headline(metrics),
+        summary=findings(metrics),
         cautions=[c for c in cautions(metrics) if c not in lost], left_out=lost)
 
 def _every_measure(metrics):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTEXT', 'ENCODER', 'shapes_of', 'count', 'Pass', 'forward_pass', 'Needs', 'needs', 'device_memory', 'device_speed',
-           'run_speed', 'needs_text', 'check_room']
+           'run_speed', 'expected_time', 'needs_text', 'check_room']
 
 # %% ../../nbs/run/memory.ipynb #b4e7c32b
 import importlib, os
@@ -235,6 +235,14 @@ def _parts(name, kind): # 'training 3.2: weights 1.0, ...'
     return f'{name} {sum(kind.values())/1e9:.1f}: ' + ', '.join(f'{k} {v/1e9:.1f}' for k, v in kind.items())
 
 # %% ../../nbs/run/memory.ipynb #9ed1616a
+def expected_time(
+    found:Needs,
+    speed:float, # as `device_speed` measures it
+    generating:float|None=None, # likewise with large matrices; None: the same
+)->str: # '3 minutes'
+    "Say how long training and generation take together."
+    return _time(2*found.train_flops/speed + 2*found.generate_flops/(generating or speed))
+
 def needs_text(
     found:Needs,
     speed:float|None=None, # as `device_speed` measures it

@@ -36,7 +36,7 @@ function ordered(some) {
 
 function cell(image, j) {
   const [name, p] = image.says[j] ? image.says[j][0] : [image.hits[j] ? target : `not ${target}`, null], v = image.p[j];
-  const className = `${image.hits[j] ? 'yes ' : ''}c${+(v > .5)} ${v > .7 ? 't2' : v > .6 ? 'tm' : ''}`;
+  const className = `${image.hits[j] ? 'yes ' : ''}c${+(v > .5)} ${v > .76 ? 't2' : v > .6 ? 'tm' : ''}`;
   const node = make('td', {className, title: `${judges[j]}: ${name}; ${target} ${percent(v)}`},
     make('b', {textContent: name}), make('small', {textContent: percent(p ?? v)}));
   node.style.setProperty('--v', v);
@@ -111,6 +111,7 @@ function show(some, k) {
   at('previous').disabled = k === 0;
   at('next').disabled = k === some.length - 1;
   if (!dialog.open) { dialog.showModal(); at('detail-title').focus(); }
+  history.replaceState(null, '', `#${small.id}`); // a link to this image
 }
 
 function go(by) { if (seen[here + by]) show(seen, here + by); }
@@ -118,6 +119,7 @@ function go(by) { if (seen[here + by]) show(seen, here + by); }
 at('previous').onclick = () => go(-1);
 at('next').onclick = () => go(1);
 at('close').onclick = () => at('detail').close();
+at('detail').onclose = () => history.replaceState(null, '', '#images');
 at('detail').onclick = e => { if (e.target === at('detail')) at('detail').close(); }; // a click outside
 at('detail').onkeydown = e => { if (e.key === 'ArrowLeft') go(-1); if (e.key === 'ArrowRight') go(1); };
 
@@ -148,4 +150,11 @@ if (at('board')) {
   };
   draw();
 }
+
+function linked() { // the image that the address names
+  const k = all.findIndex(img => img.id === decodeURIComponent(location.hash.slice(1)));
+  if (k >= 0) show(images, k);
+}
+window.onhashchange = linked;
+linked();
 }
