@@ -58,11 +58,11 @@ def run_options(
 # %% ../nbs/cli.ipynb #3baabb7a
 def _expected(settings): # lines: what a run of photographs needs
     from spurnb.run.material import photo_target
-    from spurnb.run.memory import check_room, needs, needs_text, run_speed
+    from spurnb.run.memory import check_machine, needs, needs_text, run_speed
     device = get_device(settings.device or None)
     photo_target(settings) # a mistake in the name comes first
     found = needs(settings)
-    check_room(found, settings, device)
+    check_machine(found, settings, device)
     return needs_text(found, *run_speed(device, settings.train.dtype))
 
 def _submit(call, unfinished, out, jobs): # do shares as jobs of a cluster; raise if one has failed
@@ -218,7 +218,7 @@ def spurnb_generate(
     o = read_options(Generate, sys.argv[1:] if args is None else [str(a) for a in args], 'spurnb_generate')
     from spurnb.draw.dial import check_scales
     from spurnb.draw.publish import export_images
-    from spurnb.draw.samplers import prompt_variations
+    from spurnb.draw.samplers import checker_of, prompt_variations
     from spurnb.generate import load_generator
     cap_threads()
     prompt_variations(o.prompt) # a mistake in the prompt comes first
@@ -226,6 +226,7 @@ def spurnb_generate(
     if o.scale and bool(o.base) == bool(o.lora):
         raise UserError('--scale moves between two models; give adapters as --lora, or the untuned model as --base.')
     pipe, began = load_generator(o.model, o.lora, o.generate.sampler, o.device or None, o.dtype), time.perf_counter()
+    checker_of(pipe, o.generate.safety_checker)
     state, arms = process_state(pipe.device.type), _arms(o, pipe)
     took, count = time.perf_counter() - began, state.num_processes if state else 1
     if state and not state.is_main_process: return
