@@ -60,11 +60,11 @@ def run_options(
 def _plan(settings, runs=1): # lines: what each run will do, and how long it takes
     from spurnb.audit.zoo import mini_judges
     from spurnb.run.material import photo_target
-    from spurnb.run.memory import check_room, expected_time, needs, needs_text, run_speed
+    from spurnb.run.memory import check_machine, expected_time, needs, needs_text, run_speed
     s, device = settings, get_device(settings.device or None)
     if not s.mini: photo_target(s) # a mistake in the name comes first
     found, t = needs(s), s.train
-    if not s.mini: check_room(found, s, device)
+    if not s.mini: check_machine(found, s, device)
     speed = run_speed(device, t.dtype)
     arms, judges = 4 + len(s.arms), len(s.audit.judges or mini_judges())
     yield f'{s.target}, on {device}, into {s.folder}' if runs == 1 else f'{runs} runs on {device}, each of'
@@ -235,7 +235,7 @@ def spurnb_generate(
     o = read_options(Generate, sys.argv[1:] if args is None else [str(a) for a in args], 'spurnb_generate')
     from spurnb.draw.dial import check_scales
     from spurnb.draw.publish import export_images
-    from spurnb.draw.samplers import prompt_variations
+    from spurnb.draw.samplers import checker_of, prompt_variations
     from spurnb.generate import load_generator
     cap_threads()
     prompt_variations(o.prompt) # a mistake in the prompt comes first
@@ -243,6 +243,7 @@ def spurnb_generate(
     if o.scale and bool(o.base) == bool(o.lora):
         raise UserError('--scale moves between two models; give adapters as --lora, or the untuned model as --base.')
     pipe, began = load_generator(o.model, o.lora, o.generate.sampler, o.device or None, o.dtype), time.perf_counter()
+    checker_of(pipe, o.generate.safety_checker)
     state, arms = process_state(pipe.device.type), _arms(o, pipe)
     took, count = time.perf_counter() - began, state.num_processes if state else 1
     if state and not state.is_main_process: return

@@ -25,8 +25,9 @@ from .train.trainer import Trainer
 log = logging.getLogger('spurnb')
 
 # %% ../nbs/06_finetune.ipynb #b73e1f00
-FREE = ('max_train_steps', 'checkpointing_steps', 'keep_state', 'num_class_images', 'validation_steps',
-        'num_validation_images', 'validation_prompt', 'probe', 'report_to') # settings that do not change a step
+FREE = ('max_train_steps', 'checkpointing_steps', 'checkpoints_total_limit', 'keep_state',
+        'num_class_images', 'validation_steps', 'num_validation_images', 'validation_prompt',
+        'probe', 'report_to') # settings that do not change a step
 
 def _fingerprint(images):
     if images is None: return None
@@ -142,7 +143,7 @@ def finetune(
         if stale: _clear(states)
         stale.clear() # another run's states go only once there is something better
         write_losses(states/'losses.csv', history)
-        save_state(states, done, trainer.state(), identity=identity)
+        save_state(states, done, trainer.state(), settings.checkpoints_total_limit, identity=identity)
 
     told = dict(identity['settings'], sfsl=identity['sfsl'])
     with tracked(trainer, monitor, arm, Path(folder)/'trackers'/arm, told):

@@ -16,6 +16,7 @@ from PIL import Image
 from .core import (UserError, atomic, claim, discard, generator, load_png, positive, process_state,
                          save_png, settings_hash, sha256, to_tensor, track)
 from .draw.samplers import prompt_variations, sample_images, use_sampler
+from .train.batches import BlackImages
 from .train.checkpoints import load_pipeline, pipeline_hash
 from .train.families import check_prompts
 from .train.lora import load_lora
@@ -128,7 +129,7 @@ def sample_batch(
     guide=None, # a `Guide` that steers, or None
     most:int=10, # attempts at an image that comes out black
 )->dict: # number -> (PIL image, retries)
-    "Generate images `numbers` of a run; black ones again with the next seed. Raise a `UserError` if one stays black."
+    "Generate images `numbers` of a run; black ones again with the next seed. Raise `BlackImages` if one stays black."
     how = {k: settings[k] for k in ('negative_prompt', 'num_inference_steps', 'guidance_scale', 'size')}
     prompts = {i: settings_of(settings, i)['prompt'] for i in numbers}
     done, todo = {}, list(numbers)
@@ -138,9 +139,9 @@ def sample_batch(
         done.update({i: (im, retry) for i, im, b in zip(todo, images, black) if not b})
         todo = [i for i, b in zip(todo, black) if b]
         if not todo: return {i: done[i] for i in numbers}
-    raise UserError(f'image {todo[0]} came out black {most} times in a row: the safety checker refuses '
-                    f'{prompts[todo[0]]!r} or the numbers overflow in {settings["dtype"]}; '
-                    'change the prompt, or use float32.')
+    raise BlackImages(f'image {todo[0]} came out black {most} times in a row: the safety checker refuses '
+                      f'{prompts[todo[0]]!r} or the numbers overflow in {settings["dtype"]}; '
+                      'change the prompt, switch the safety checker off, or use float32.')
 
 # %% ../nbs/07_generate.ipynb #d3eb4118
 def _write_manifest(folder, rows):

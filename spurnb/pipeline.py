@@ -67,9 +67,9 @@ def preflight(
     if s.mini:
         for name in s.audit.judges: pick(name, mini_judges(), 'classifier')
         return s.audit.judges or tuple(mini_judges()), {}
-    from spurnb.run.memory import check_room, needs
+    from spurnb.run.memory import check_machine, needs
     photo_target(s)
-    check_room(needs(s), s, device)
+    check_machine(needs(s), s, device)
     left_out = load_judges(s.audit.judges, 'cpu', s.audit.protocol)[1] # downloads them
     for why in left_out.values(): log.warning('%s', why)
     return tuple(j for j in s.audit.judges if j not in left_out), left_out
@@ -109,22 +109,25 @@ def _release(): # memory that nothing refers to
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
 def _prior(pipe, settings, how, out): # prior images, or None
+    from spurnb.draw.samplers import checker_of
     from spurnb.train.batches import prior_images
     from spurnb.train.families import image_side
     if not how.prior_per_step: return None
     if settings.prior_images: return folder_images(settings.prior_images, image_side(pipe))[0]
     g = settings.generate
+    checker_of(pipe, g.safety_checker)
     return prior_images(pipe, how.class_prompt, how.num_class_images, settings.seed, out/'prior',
                         g.num_inference_steps, g.guidance_scale, g.batch_size)
 
-def _generate(pipe, prompt, settings, folder, arm, guide=None): # images (n, 3, h, w) in [0,1]
-    from spurnb.draw.samplers import use_sampler
+def _generate(pipe, prompt, settings, folder, arm, guide=None): # images (n, 3, h, w) in [0,1], black ones before
+    from spurnb.draw.samplers import checker_of, use_sampler
     from spurnb.generate import generate, manifest_images
     g = settings.generate
+    checker_of(pipe, g.safety_checker)
     if g.sampler: pipe = use_sampler(pipe, g.sampler)
     frame = generate(pipe, prompt, g.n, folder, arm, settings.seed, g.num_inference_steps, g.guidance_scale,
                      g.negative_prompt, g.batch_size, g.size, guide=guide, surplus=False)
-    return manifest_images(frame, folder)
+    return manifest_images(frame, folder), frame.attrs['retries']
 
 # %% ../nbs/09_pipeline.ipynb #e1615305
 SHARES = dict(features=5, training=20, images=8, audit=8, report=2) # rough parts of a run's time
@@ -157,6 +160,19 @@ def stage_shares(
     return sum(one.values()) + trained*SHARES['training'] + (len(arms) + 1)*SHARES['images']
 
 # %% ../nbs/09_pipeline.ipynb #430106e9
+def _arm(arm, prompt, settings, out, material, prior, sfsl, pipe, device, stage): # as `_generate`, after a training
+    from spurnb.draw.guided import Guide
+    from spurnb.train.batches import BlackImages
+    from spurnb.train.checkpoints import in_precision
+    s = settings
+    if arm in ('dreambooth', 'sfsl'):
+        if isinstance(prior, BlackImages): raise prior
+        stage('training', arm)
+        pipe = in_precision(train_arm(arm, s, out, material, prior, sfsl, device), s.train.dtype)
+    guide = Guide(sfsl, s.guide_strength) if arm == 'guided' else None
+    stage('images', arm)
+    return _generate(pipe, prompt, s, out/'images'/arm, arm, guide)
+
 def generate_arms(
     settings, # `RunSettings`
     out, # the run's folder
@@ -165,31 +181,32 @@ def generate_arms(
     device,
     only=None, # names of the arms to generate; None: all
     stage=lambda kind, what='': None, # is told what begins, as `Stages` is
-)->dict: # arm -> images (n, 3, h, w) in [0,1]; held-out references first, null arms last
-    "Train and generate every arm, with one generator in memory at a time."
-    from spurnb.draw.guided import Guide
-    from spurnb.draw.samplers import prompt_variations
+)->tuple: # dict(arm: images (n, 3, h, w) in [0,1]), references first, null arms last; dict(what the record says)
+    "Train and generate every arm, with one generator in memory at a time; an arm that stays black is left out."
+    from spurnb.draw.samplers import checker_of, prompt_variations
     from spurnb.generate import arm_prompts
+    from spurnb.train.batches import BlackImages
     from spurnb.train.checkpoints import in_precision, load_pipeline
     from spurnb.train.families import check_prompts
     s, images = settings, {'references': material.references.held_out}
     how = with_prompts(s.train, material.target.feature, s.identifier)
     pipe = in_precision(load_pipeline(s.generator, device), how.dtype)
+    record = dict(safety_checker=checker_of(pipe, s.generate.safety_checker), redrawn={}, left_out_arms={})
     prompts = arm_prompts(material.target, how.instance_prompt, 'guided' in s.arms)
     check_prompts(pipe, [*prompt_variations([*prompts.values()]), s.generate.negative_prompt, how.validation_prompt])
     stage('images', 'of the base model')
-    prior = _prior(pipe, s, how, out)
+    try: prior = _prior(pipe, s, how, out)
+    except BlackImages as e: prior = e.with_traceback(None) # then the trained arms are left out
     for arm, prompt in prompts.items(): # those of the untuned model come first
         if only is not None and arm not in only: continue
-        if arm in ('dreambooth', 'sfsl'):
-            pipe = None
-            _release()
-            stage('training', arm)
-            pipe = in_precision(train_arm(arm, s, out, material, prior, sfsl, device), how.dtype)
-        guide = Guide(sfsl, s.guide_strength) if arm == 'guided' else None
-        stage('images', arm)
-        images[arm] = _generate(pipe, prompt, s, out/'images'/arm, arm, guide)
-    return images | material.null
+        if arm in ('dreambooth', 'sfsl'): pipe = None
+        _release()
+        given = s, out, material, prior, sfsl, pipe, device, stage
+        try: images[arm], record['redrawn'][arm] = _arm(arm, prompt, *given)
+        except BlackImages as e:
+            record['left_out_arms'][arm] = str(e)
+            log.warning('Arm %s is left out: %s', arm, e)
+    return images | material.null, record
 
 # %% ../nbs/09_pipeline.ipynb #7a1e46df
 def alpha_columns(
@@ -250,16 +267,25 @@ def run(
         material = mini_material(s) if s.mini else photos()
         pca, chosen = describe_feature(s, out, material, encoder, figures)
         sfsl = SFSL.from_settings(s.sfsl, pca, chosen['chosen'], material.references.images)
-        images = generate_arms(s, out, material, sfsl, device, only, stage)
+        images, record = generate_arms(s, out, material, sfsl, device, only, stage)
         stage('audit')
         metrics, scores = _audit(s, out, material, encoder, pca, images, names, device)
-        metrics |= dict(left_out=missing | metrics['left_out'], separation=chosen['separation'])
+        metrics |= dict(left_out=missing | metrics['left_out'], separation=chosen['separation'], **record,
+                        similarity_loss=_similarity(s, out, sfsl))
         write_json(out/'metrics.json', metrics)
         scores = scores.assign(**alpha_columns(pca, chosen, images))
         with atomic(out/'scores.csv') as tmp: scores.to_csv(tmp, index=False)
         stage('report')
         if figures: _write_page(out, images, s.audit.tables)
     return metrics
+
+def _similarity(settings, out, sfsl): # how the loss was scaled, and how strong it was
+    from statistics import median
+    from spurnb.train.checkpoints import read_losses
+    rows = read_losses(out/'checkpoints'/'sfsl'/'losses.csv')
+    ratios = [r['sfsl_ratio'] for r in rows if r.get('decoded') and 'sfsl_ratio' in r]
+    return dict(distance=sfsl.distance, features=sfsl.features, unit=sfsl.unit, weight=settings.train.sfsl_weight,
+                ratio=median(ratios) if ratios else None)
 
 def _write_page(out, images, formats): # figures, tables and report
     from spurnb.report.page import write_report

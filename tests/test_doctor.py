@@ -141,7 +141,7 @@ FAULTS = [
     ('tiny decoder', dict(sfsl=dict(decoder='tiny', tiny='nobody/taesd')), "no 'nobody/taesd' on the hub"),
     ('detector', dict(audit=dict(judges=JUDGES, detector='clip:nobody/clip')), "no 'nobody/clip' on the hub"),
     ('memory', dict(generator='{folder}/huge'), 'take a smaller generator or a larger GPU'),
-    ('RAM', dict(generator='{folder}/huge'), 'and this machine has'),
+    ('RAM', dict(generator='{folder}/huge'), 'take a machine with more'),
     ('', dict(generator='{folder}/huge'), 'choose another disk with HF_HOME and --out'),
     ('', dict(out='/proc/run'), 'and 0.0 are free'),
 ]
@@ -189,3 +189,22 @@ def test_the_command_ends_with_3_and_a_block_for_an_issue(world, tmp_path):
     assert all(f'is not on this machine, and {away} cannot be reached' in line for line in failed[1:6])
     assert f'{len(failed)} of ' in block and 'HF_TOKEN' in block and 'diffusers ' in block
     assert 'hf_secret' not in r.stdout and str(tmp_path) not in block
+
+
+def test_the_archive_s_second_address_is_asked_too(world, tmp_path, monkeypatch):
+    from spurnb.core import UserError
+    from spurnb.photos import spurious_imagenet
+    from spurnb.photos.peek import feature_image
+
+    server, _ = world
+    first, second = (f'{server.address}/{place}/images_100_classes.zip' for place in ('first', 'second'))
+    monkeypatch.delenv('SPURNB_SPURIOUS_IMAGENET', raising=False)
+    monkeypatch.setenv('HF_HOME', str(tmp_path))
+    monkeypatch.setattr(spurious_imagenet, 'ARCHIVE', first)
+    monkeypatch.setattr(spurious_imagenet, 'MIRROR', second)
+    with pytest.raises(UserError, match='nothing at .*/first/.*nothing at .*/second/'):
+        feature_image('spurious_imagenet', 'hummingbird')
+    server.files['first/images_100_classes.zip'] = server.files['page.zip']
+    server.files['second/images_100_classes.zip'] = server.files['images_100_classes.zip']
+    name, image = feature_image('spurious_imagenet', 'hummingbird')
+    assert name.endswith(f' at {second}') and image.mode == 'RGB' and not list(tmp_path.rglob('*.zip'))

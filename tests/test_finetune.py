@@ -261,6 +261,30 @@ def test_a_full_disk_keeps_the_last_state(model, whole, tmp_path):
     assert told[0]['step'] == 3 and weights(tmp_path) == weights(whole[0])
 
 
+def test_one_state_is_kept_and_counted_beforehand(model, whole, tmp_path):
+    "Files are as large as expected from shapes, and one state is there between two saves; it resumes to the same bits."
+    from spurnb.run.memory import needs
+    from spurnb.run.settings import settings_for
+
+    states, seen = tmp_path / 'checkpoints' / 'sfsl', []
+
+    def look(logged):
+        seen.append([f.stat().st_size for f in sorted(states.glob('*.safetensors'))])
+
+    train(model, tmp_path, look, checkpoints_total_limit=1, max_train_steps=8, keep_state=True)
+    assert [len(s) for s in seen] == [0, 0, 0, 1, 1, 1, 1, 1]
+    settings = settings_for(
+        'mini', generator=str(model), train=dict(SETTINGS, checkpoints_total_limit=1, max_train_steps=8)
+    )
+    disk = needs(settings).disk
+    assert seen[-1][0] == pytest.approx(disk['states'], rel=0.05)
+    saved = sum(f.stat().st_size for f in (tmp_path / 'model').rglob('*.safetensors'))
+    assert saved == pytest.approx(disk['model'], rel=0.05)
+    told = []
+    train(model, tmp_path, told.append, checkpoints_total_limit=1)
+    assert told[0]['step'] == 8 and weights(tmp_path) == weights(whole[0])
+
+
 def test_a_monitored_run_has_the_same_bits(model, whole, tmp_path):
     "Validation images and their numbers are kept, also over a resume, and nothing that is learned changes."
     from spurnb.train.checkpoints import read_losses

@@ -511,8 +511,8 @@ def test_stable_diffusion_counted_from_its_configuration(tmp_path):
     import torch
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextConfig
-    from spurnb.run.memory import check_room, count, needs, shapes_of
-    from spurnb.run.settings import settings_for
+    from spurnb.run.memory import check_disk, check_ram, check_room, count, needs, shapes_of
+    from spurnb.run.settings import change, settings_for
 
     with torch.device('meta'):
         UNet2DConditionModel(sample_size=64, cross_attention_dim=768).save_config(tmp_path / 'sd' / 'unet')
@@ -552,6 +552,20 @@ def test_stable_diffusion_counted_from_its_configuration(tmp_path):
     with pytest.raises(UserError, match='--train.lora_rank 8 .*larger GPU'):
         check_room(found, full, room=15e9)
     check_room(found, full, room=24e9)
+    trained = sum(count(shapes.parts[p]) for p in ('unet', 'text_encoder'))
+    state, model = found.disk['states'], found.disk['model']
+    assert state == found.disk['writing'] == pytest.approx(12 * trained, rel=1e-3) == pytest.approx(11.8e9, rel=0.01)
+    assert model == pytest.approx(4 * sum(map(count, shapes.parts.values())), rel=1e-3)
+    assert found.written == 2 * (4 * state + model)  # four states in each of two trainings
+    with pytest.raises(UserError, match='GB more in .*11.8.* and 25.0 are free; train adapters .*HF_HOME'):
+        check_disk(found, full, free=25e9)
+    check_disk(found, full, free=34e9)
+    check_disk(needs(lora), lora, free=6e9)
+    with pytest.raises(UserError, match='14.8 GB of RAM .*there are 12.7'):
+        check_ram(found, room=12.7e9)
+    check_ram(needs(lora), room=12.7e9)  # Colab's machine with a T4
+    two = change(full, dict(train=dict(checkpoints_total_limit=2, checkpointing_steps=100)))
+    assert needs(two).disk['states'] == 2 * state and needs(two).written > 1.9 * found.written
 
 
 def test_show_says_what_it_takes_and_refuses_what_is_ambiguous(world, tmp_path):

@@ -1,8 +1,11 @@
 "Sentences of the report that a notebook need not show: one table of cases per function."
+import re
+
 import pytest
 
 from spurnb.report.summary import (
-    answer, cautions, deciding, findings, headline, left_out, show, show_difference, text_report, text_table, why_not)
+    answer, cautions, deciding, findings, headline, left_out, loss_note, safety_note, show, show_difference, text_report,
+    text_table, why_not)
 
 
 def measure(value, low=None, high=None, n=64):
@@ -134,3 +137,26 @@ def test_show_difference(m, text):
     (dict(value=None, n=3), 'it has no value on these images'), (dict(value=None, n=3, why='none'), 'none')])
 def test_why_not(m, why):
     assert why_not(m) == why
+
+
+@pytest.mark.parametrize('found, said', [
+    (dict(), ''), (dict(safety_checker='', redrawn=dict(sfsl=0)), ''),
+    (dict(safety_checker='off', redrawn=dict(untuned=0)), 'off; images that came out black .*: none'),
+    (dict(safety_checker='on', redrawn=dict(untuned=0, prompted=3, sfsl=1)), 'on; .*: 3 of prompted, 1 of sfsl')])
+def test_a_safety_checker_is_mentioned_if_there_is_one(found, said):
+    assert re.fullmatch(said, safety_note(metrics(dict(sfsl=.5), **found)))
+
+
+def test_an_arm_that_was_left_out_is_a_caution():
+    lost = metrics(dict(untuned=.2), left_out_arms=dict(sfsl='image 3 came out black 10 times in a row.'))
+    assert left_out(lost) == ['Arm sfsl was left out: image 3 came out black 10 times in a row.']
+    assert left_out(lost)[0] in cautions(lost)
+
+
+def test_the_loss_is_described_with_its_unit_and_strength():
+    loss = dict(distance='push', features='alpha', unit=1.385, weight=1., ratio=.314)
+    assert loss_note(metrics(dict(sfsl=.5), similarity_loss=loss)).startswith(
+        "push of alpha in units of 1.4 logits (the spread of the class images), times 1; at the network's output its "
+        'gradient has 0.31 times')
+    assert 'logits' not in loss_note(metrics(dict(sfsl=.5), similarity_loss=loss | dict(distance='cosine', unit=1.)))
+    assert loss_note(metrics(dict(sfsl=.5), similarity_loss=loss | dict(ratio=None))) == '' == loss_note(metrics({}))

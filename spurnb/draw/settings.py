@@ -22,6 +22,7 @@ class GenerateSettings:
     negative_prompt:str = '' # what the images should not show
     sampler:str = '' # ddim, ddpm, euler, ancestral, heun, dpm or unipc; empty: the model's own
     size:int|None = None # side of an image in pixels, a multiple of 8; None: the model's own
+    safety_checker:bool = True # the model's own, if it has one: it blackens images, which are then generated again
 
     def __post_init__(self):
         check_numbers(self, ('n', 'batch_size', 'num_inference_steps'), ('n', 'batch_size', 'num_inference_steps'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'HELD_OUT', 'PARTS', 'TRAINED', 'STRENGTHS', 'BASELINE', 'SHARED', 'LOSS', 'FAST', 'RIVAL', 'PRIOR',
-           'KEPT', 'Job', 'study_jobs', 'point_record', 'repair_gains', 'other_world', 'world_hash', 'point_key',
-           'run_job', 'run_study', 'read_study', 'known_seconds', 'expected_hours']
+           'KEPT', 'IDLE', 'Job', 'study_jobs', 'point_record', 'repair_gains', 'other_world', 'world_hash',
+           'point_key', 'run_job', 'run_study', 'read_study', 'known_seconds', 'expected_hours']
 
 # %% ../../nbs/lab/study.ipynb #7620ab87
 import os, subprocess, sys, time
@@ -216,11 +216,16 @@ def world_hash(
     files = mini_record()['files']
     return settings_hash({f: h for f, h in files.items() if decoder == 'tiny' or not f.startswith('tiny_decoder')})
 
+# settings that change no number in the embedded world
+IDLE = ('generate', 'safety_checker'), ('train', 'checkpoints_total_limit')
+
 def point_key(
     settings, # `RunSettings` of a point
 )->str: # twelve hexadecimal digits
-    "Return the key of a point: all its settings, and the world."
-    return settings_hash([recorded(settings), world_hash(settings.sfsl.decoder)])
+    "Return the key of a point: all its settings but those in `IDLE`, and the world."
+    known = recorded(settings)
+    for group, name in IDLE: del known[group][name]
+    return settings_hash([known, world_hash(settings.sfsl.decoder)])
 
 # %% ../../nbs/lab/study.ipynb #620d04ed
 def run_job(

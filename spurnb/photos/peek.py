@@ -6,36 +6,44 @@
 __all__ = ['feature_image', 'imagenet_image']
 
 # %% ../../nbs/photos/peek.ipynb #d0c71003
-import io, os, re, zipfile
+import io, re, zipfile
 from pathlib import Path
 
 from PIL import Image
 
-from ..core import UserError, sha256
+from ..core import UserError
 from ..data import image_paths, imagenet_target
-from .downloads import RemoteFile, cache_home, hub_trouble
+from .downloads import RemoteFile, hub_trouble
 from .folders import read_folder
 from .imagenet import imagenet_class_images
 from .parquet import _parquet
-from .spurious_imagenet import ARCHIVE, load_spurious_imagenet, read_folder_name, spurious_feature
+from .spurious_imagenet import (archive_addresses, archive_file, class_in_name, load_spurious_imagenet,
+                                             read_folder_name, spurious_feature)
 
 # %% ../../nbs/photos/peek.ipynb #d0c71006
 def _open(data): # bytes -> PIL image
     with Image.open(io.BytesIO(data)) as image: return image.convert('RGB')
 
-def _fetched(address): # is the archive at `address` here already?
-    folder = cache_home()/'spurious_imagenet'/sha256(address.encode())[:12]
-    return folder.is_dir() and any(folder.glob('*.zip'))
+def _class(folder): # number of the class that a folder shows, or None
+    try: return read_folder_name(folder)[0]
+    except UserError: return class_in_name(folder)
 
 def _in_archive(address, feature): # -> name in the archive at `address`, its image
     with RemoteFile(address) as remote, io.BufferedReader(remote, 1 << 16) as file, zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
             folder = Path(name).parent.name
             if name.endswith('/') or not folder: continue
-            try: index, _ = read_folder_name(folder)
-            except UserError: continue
-            if index == feature.index: return name, _open(archive.read(name))
+            if _class(folder) == feature.index: return name, _open(archive.read(name))
     raise UserError(f'the archive at {address} has no folder of {feature.name!r}; give another one as data.')
+
+def _from_server(addresses, feature): # likewise, from the first address that has it
+    failed = []
+    for address in addresses:
+        try: name, image = _in_archive(address, feature)
+        except zipfile.BadZipFile: failed.append(f'{address} is no zip file; give another address.')
+        except UserError as e: failed.append(str(e))
+        else: return f'{name} at {address}' if failed else name, image
+    raise UserError(' '.join(failed))
 
 # %% ../../nbs/photos/peek.ipynb #d0c71007
 def feature_image(
@@ -47,10 +55,9 @@ def feature_image(
     if Path(source).is_dir() and image_paths(source):
         images = read_folder(source)[0]
         return images.names[0], images[0]
-    address = os.environ.get('SPURNB_SPURIOUS_IMAGENET') or ARCHIVE if source == 'spurious_imagenet' else source
-    if re.match('https?://', address) and not _fetched(address):
-        try: return _in_archive(address, spurious_feature(target))
-        except zipfile.BadZipFile: raise UserError(f'{address} is no zip file; give another address.') from None
+    addresses = archive_addresses(source)
+    if re.match('https?://', addresses[0]) and not archive_file(addresses).is_file():
+        return _from_server(addresses, spurious_feature(target))
     images = load_spurious_imagenet(source)[target].images
     return images.names[0], images[0]
 

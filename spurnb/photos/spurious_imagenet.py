@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARCHIVE', 'MIRROR', 'Feature', 'spurious_features', 'spurious_feature', 'read_folder_name', 'class_in_name',
-           'FeatureImages', 'SpuriousImageNet', 'load_spurious_imagenet', 'thumbnails', 'repeated_images', 'shuffled',
-           'choose_images', 'feature_references']
+           'FeatureImages', 'SpuriousImageNet', 'archive_addresses', 'archive_file', 'load_spurious_imagenet',
+           'thumbnails', 'repeated_images', 'shuffled', 'choose_images', 'feature_references']
 
 # %% ../../nbs/photos/spurious_imagenet.ipynb #86edd801
 import csv, os, re, warnings, zipfile
@@ -181,28 +181,44 @@ class SpuriousImageNet:
 ARCHIVE = 'https://nc.mlcloud.uni-tuebingen.de/index.php/s/xBtTG9jnACJDxSg/download/images_100_classes.zip'
 MIRROR = 'https://www.dropbox.com/s/bhdi7iz4rtmn0ud/images_100_classes.zip?dl=1' # named in the data set's README
 
+def archive_addresses(
+    source:str='spurious_imagenet', # as for `load_spurious_imagenet`
+)->list: # addresses to try in turn; a file or folder stands for itself
+    "Return where the data set is."
+    if source != 'spurious_imagenet': return [str(source)]
+    own = os.environ.get('SPURNB_SPURIOUS_IMAGENET')
+    return [own] if own else [ARCHIVE, MIRROR]
+
+def archive_file(
+    addresses, # of `archive_addresses`
+    home=None, # as for `load_spurious_imagenet`
+)->Path:
+    "Return where the archive is or will be: put there by hand, or fetched."
+    home, name = Path(home or cache_home())/'spurious_imagenet', addresses[0].rpartition('/')[2].partition('?')[0]
+    if (home/name).is_file(): return home/name
+    return home/sha256(addresses[0].encode())[:12]/name
+
 def _fetched(addresses, home): # -> the archive, from the first address that has it
-    name = addresses[0].rpartition('/')[2].partition('?')[0]
-    if (home/name).is_file(): return home/name # put there by hand
-    try: return download(addresses, home/sha256(addresses[0].encode())[:12]/name, check=zipfile.is_zipfile)
+    file = archive_file(addresses, home)
+    if file.parent.name == 'spurious_imagenet': return file # put there by hand
+    try: return download(addresses, file, check=zipfile.is_zipfile)
     except UserError as e:
-        raise UserError(f'{e} Or fetch {name} in any other way and put it into {str(home)!r}.') from None
+        own = str(file.parent.parent)
+        raise UserError(f'{e} Or fetch {file.name} in any other way and put it into {own!r}.') from None
 
 def load_spurious_imagenet(
     source:str='spurious_imagenet', # this name, an address, a zip file, or an unpacked folder
     home=None, # where to keep it; `cache_home()` by default
 )->SpuriousImageNet:
     "Load the data set, after fetching and unpacking it if necessary."
-    source, home = str(source), Path(home or cache_home())/'spurious_imagenet'
-    own, addresses = os.environ.get('SPURNB_SPURIOUS_IMAGENET'), [source]
-    if source == 'spurious_imagenet': source, *addresses = [own, own] if own else [ARCHIVE, ARCHIVE, MIRROR]
+    source, *_ = addresses = archive_addresses(str(source))
     if Path(source).is_dir(): return SpuriousImageNet(source)
     file = _fetched(addresses, home) if re.match('https?://', source) else Path(source)
     if not file.is_file():
         raise UserError(f'there is no {source!r}; give the address, the zip file or the folder of '
                         'Spurious ImageNet, or spurious_imagenet to fetch it.')
     digest = sha256(file)[:12]
-    place = home/f'unpacked-{digest}'
+    place = Path(home or cache_home())/'spurious_imagenet'/f'unpacked-{digest}'
     if not place.is_dir(): unpack(file, place)
     return SpuriousImageNet(place, f'Spurious ImageNet ({file.name}, SHA-256 {digest})')
 

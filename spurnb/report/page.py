@@ -14,9 +14,10 @@ from .. import __version__
 from ..core import atomic, read_json
 from ..photos.folders import read_ahead
 from .records import arm_files, image_records, read_csv_rows, read_scores, shared_side, thumbnail
-from .summary import (
+from spurnb.report.summary import (
     ARM_COLORS, ARM_LABELS, FORESTS, MEASURES, NULLS, Measure, axis_ends, cautions, findings, forest_plot,
-    headline, heat_map, left_out, main_arm, reading, save_figure, show, show_difference, why_not)
+    headline, heat_map, left_out, loss_note, main_arm, reading, safety_note, save_figure, show, show_difference,
+    why_not)
 from .tables import write_tables
 
 # %% ../../nbs/report/page.ipynb #04e3020f
@@ -194,6 +195,8 @@ def _asked(metrics, prompts, arms):
         if a in ARM_LABELS: words += f' ({ARM_LABELS[a]})'
         if prompts.get(a): words += f', “{prompts[a]}”'
         rows.append((f'Arm {_words(a)}', words))
+    notes = {'Similarity loss': loss_note(metrics), 'Safety checker': safety_note(metrics)}
+    rows += [(name, note) for name, note in notes.items() if note]
     return [*rows, ('Classifiers', ', '.join(metrics['classifiers']))]
 
 # %% ../../nbs/report/page.ipynb #1e385f23

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ARM_LABELS', 'NULLS', 'ARM_COLORS', 'MEASURES', 'TABLE', 'FORESTS', 'PHRASES', 'GENERAL', 'Measure', 'percent',
            'show', 'why_not', 'show_difference', 'reading', 'main_arm', 'rivals', 'more_images', 'deciding', 'answer',
-           'headline', 'text_table', 'findings', 'left_out', 'cautions', 'text_report', 'heat_map', 'axis_ends',
-           'forest_plot', 'arm_grid', 'save_figure']
+           'headline', 'text_table', 'findings', 'left_out', 'safety_note', 'loss_note', 'cautions', 'text_report',
+           'heat_map', 'axis_ends', 'forest_plot', 'arm_grid', 'save_figure']
 
 # %% ../../nbs/report/summary.ipynb #10afe04c
 import math, textwrap
@@ -313,14 +313,35 @@ def findings(
 def left_out(
     metrics:dict, # as `metrics.json`
 )->list: # sentences; empty if everything was audited
-    "Return the classifiers and files that an audit left out, with the reasons."
-    out = [f'{judge} was left out: {why}' for judge, why in metrics.get('left_out', {}).items()]
+    "Return the arms, classifiers and files that were left out, with the reasons."
+    out = [f'Arm {arm} was left out: {why}' for arm, why in metrics.get('left_out_arms', {}).items()]
+    out += [f'{judge} was left out: {why}' for judge, why in metrics.get('left_out', {}).items()]
     out += [f'{name} has the same weights and transform as {first}, and both count once.'
             for name, first in metrics.get('aliases', {}).items()]
     words = dict(class_images=' of the positives', held_out=' of the references')
     folders = dict(images=metrics.get('files') or {}, **metrics.get('other_files') or {})
     for kind, files in folders.items(): out += passed_over(files, words.get(kind, ''))
     return out
+
+def safety_note(
+    metrics:dict, # as `metrics.json`
+)->str: # a sentence; empty if the generator has no safety checker
+    "Return whether a safety checker looked at the images, and how many it had redrawn."
+    state, redrawn = metrics.get('safety_checker'), {a: n for a, n in metrics.get('redrawn', {}).items() if n}
+    if not state: return ''
+    counts = ', '.join(f'{n} of {a}' for a, n in redrawn.items()) or 'none'
+    return f'{state}; images that came out black and were generated again with another seed: {counts}'
+
+def loss_note(
+    metrics:dict, # as `metrics.json`
+)->str: # a sentence; empty without a trained arm
+    "Return how the similarity loss was scaled, and how strong it was beside the diffusion loss."
+    loss = metrics.get('similarity_loss') or {}
+    if loss.get('ratio') is None: return ''
+    unit = ''
+    if loss['distance'] == 'push': unit = f' in units of {loss["unit"]:.2g} logits (the spread of the class images)'
+    return (f'{loss["distance"]} of {loss["features"]}{unit}, times {loss["weight"]:g}; at the network\'s output its '
+            f'gradient has {loss["ratio"]:.2g} times the norm of the diffusion loss\'s (median of the steps)')
 
 # %% ../../nbs/report/summary.ipynb #966dd2d9
 def _image_cautions(metrics, arm):

@@ -6,7 +6,7 @@
 __all__ = ['PACKAGES', 'VARIABLES', 'Check', 'checked', 'checks', 'diagnose', 'issue_text']
 
 # %% ../../nbs/run/doctor.ipynb #d0c72003
-import os, platform, shutil
+import os, platform
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -15,9 +15,9 @@ from pathlib import Path
 from .. import __version__
 from ..core import UserError, check_torch, get_device
 from ..data import mini_file, mini_record
-from ..photos.downloads import cache_home, hub_trouble
+from ..photos.downloads import hub_trouble
 from .material import photo_target
-from .memory import check_room, count, device_memory, needs, shapes_of
+from .memory import check_disk, check_ram, check_room, count, device_memory, disk_needs, needs, shapes_of
 
 # %% ../../nbs/run/doctor.ipynb #d0c72006
 @dataclass(frozen=True)
@@ -139,33 +139,16 @@ def _memory(settings):
     check_room(found, settings, device)
     return f'{found.memory/1e9:.1f} GB expected on {device}'
 
-def _state(found): return 1.5*found.training['optimizer'] # bytes: each trained weight and its two moments
-
 def _ram(settings):
     room, found = device_memory('cpu'), needs(settings)
-    weights = 4.*sum(map(count, shapes_of(settings.generator).parts.values()))
-    need = weights + _state(found)
-    if room and need > room:
-        raise UserError(f'loading the generator and saving a state needs {need/1e9:.1f} GB and this machine has '
-                        f'{room/1e9:.1f}; train adapters (--train.lora_rank 8), or take a larger machine.')
-    return f'{need/1e9:.1f} GB expected' + (f', {room/1e9:.1f} there' if room else '')
-
-def _free(folder): # bytes free where `folder` is or will be
-    folder = Path(folder).absolute()
-    while not folder.exists(): folder = folder.parent
-    return shutil.disk_usage(folder).free
+    check_ram(found)
+    return f'{sum(found.ram.values())/1e9:.1f} GB expected' + (f', {room/1e9:.1f} there' if room else '')
 
 def _disk(settings, fetch):
-    weights = 4.*sum(map(count, shapes_of(settings.generator).parts.values()))
-    states = 3*_state(needs(settings)) + (0 if settings.train.lora_rank else 2*weights)
-    said = []
-    for need, place, what in ((fetch, cache_home(), 'downloads'), (states, settings.folder, 'the run')):
-        free = _free(place)
-        if need > free:
-            raise UserError(f'{what} will need {need/1e9:.1f} GB in {str(place)!r} and {free/1e9:.1f} are free; '
-                            'free some space, or choose another disk with HF_HOME and --out.')
-        said.append(f'{what} {need/1e9:.1f} GB of {free/1e9:.1f} free')
-    return ', '.join(said)
+    found = needs(settings)
+    check_disk(found, settings, known=fetch)
+    downloads, own = disk_needs(found, settings, fetch).values()
+    return f'downloads {downloads/1e9:.1f} GB, the run {own/1e9:.1f} GB; there is room'
 
 # %% ../../nbs/run/doctor.ipynb #d0c72016
 def _photo_checks(s): # names and functions of a run of photographs

@@ -141,13 +141,15 @@ SD15 = change(RunSettings(), dict(
     references=dict(held_out=40),
     components=dict(n_class_images=1300),
     train=dict(max_train_steps=800, train_batch_size=1, prior_batch_size=1, num_class_images=200,
+               checkpointing_steps=200, checkpoints_total_limit=1, # a state of all weights has 12 GB
                learning_rate=2e-6, text_encoder_lr=2e-6, mixed_precision='bf16'),
     sfsl=dict(decoder='checkpointed', gate=.1, sample=.3, tiny='madebyollin/taesd'),
     generate=dict(batch_size=8, num_inference_steps=50, guidance_scale=7.5),
     audit=dict(judges=IMAGENET_JUDGES)))
 
 # %% ../../nbs/run/settings.ipynb #e1fe1ecc
-LORA = dict(lora_rank=8, learning_rate=1e-4, text_encoder_lr=1e-4, max_train_steps=500, gradient_checkpointing=True)
+LORA = dict(lora_rank=8, learning_rate=1e-4, text_encoder_lr=1e-4, max_train_steps=500, gradient_checkpointing=True,
+            checkpointing_steps=100, checkpoints_total_limit=2)
 
 PRESETS = {
     'mini': RunSettings(),

@@ -32,16 +32,17 @@ def save_state(
     folder, # of this run's states
     step:int, # how many steps are done
     state:dict, # name -> tensor
+    limit:int=2, # how many states to keep
     **record, # more entries of the JSON file
 ):
-    "Save a state and remove all but the last two; on an error the old ones stay."
+    "Save a state and remove all but the last `limit`; on an error the old ones stay."
     from safetensors.torch import save_file
     file = Path(folder)/f'step-{step:06d}.safetensors'
     with _room(f'the state after step {step}', folder, ': it resumes from the last whole state'):
         with atomic(file) as part: save_file(state, part)
         write_json(file.with_suffix('.json'), dict(step=step, sha256=sha256(file), **record))
     records = [f for f in sorted(Path(folder).glob('step-*.json')) if f.stem <= file.stem]
-    for old in records[:-2]:
+    for old in records[:-limit]:
         discard(old)
         discard(old.with_suffix('.safetensors'))
 

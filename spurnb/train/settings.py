@@ -72,6 +72,7 @@ class TrainSettings:
     weight_decay:float = 1e-2 # of the optimizer
     max_grad_norm:float = 1. # clip longer gradients to this norm
     checkpointing_steps:int = 100 # steps between two saved states
+    checkpoints_total_limit:int = 2 # saved states to keep; there is one more while it is written
     keep_state:bool = False # keep the last state, so that a longer run can continue from it
     validation_steps:int = 0 # steps between two sets of validation images; 0: none
     num_validation_images:int = 4 # images in a set
@@ -113,8 +114,9 @@ class TrainSettings:
 
 # %% ../../nbs/train/settings.ipynb #2ba05ae6
 _POSITIVE = ('max_train_steps', 'train_batch_size', 'max_grad_norm', 'checkpointing_steps', 'crops',
-             'gradient_accumulation_steps', 'num_validation_images')
-_COUNTS = ('max_train_steps', 'train_batch_size', 'checkpointing_steps', 'crops', 'gradient_accumulation_steps',
+             'checkpoints_total_limit', 'gradient_accumulation_steps', 'num_validation_images')
+_COUNTS = ('max_train_steps', 'train_batch_size', 'checkpointing_steps', 'checkpoints_total_limit', 'crops',
+           'gradient_accumulation_steps',
            'num_validation_images', 'prior_batch_size', 'num_class_images', 'lora_rank', 'validation_steps')
 _AMOUNTS = ('learning_rate', 'text_encoder_lr', 'prior_loss_weight', 'sfsl_weight', 'snr_gamma', 'weight_decay')
 

@@ -255,11 +255,24 @@ def loss(self:Trainer,
     each = diffusion_loss(pred, noise_target(self.scheduler, latents, noise, t), weights, places)
     loss, parts = prior_split(each, b, s.prior_loss_weight)
     if self.sfsl:
+        self._compare_gradients(loss, pred, b)
         features = self.reference_features[which]
         more, logged = self.sfsl(self.scheduler, self.pipe.vae, pred[:b], noisy[:b], t[:b], features, u)
         loss = loss + s.sfsl_weight*more
         parts |= logged
     return loss, dict(loss=number(loss), **parts)
+
+@patch
+def _compare_gradients(self:Trainer, loss, pred, b):
+    "Note in the backward pass the similarity loss's gradient over that of `loss`, as norms at the network's output."
+    self.ratio = 0.
+    if not pred.requires_grad: return
+    scaled = self.scaler.scale(loss / self.settings.gradient_accumulation_steps)
+    plain, = torch.autograd.grad(scaled, pred, retain_graph=True) # ends at the network's output, so it costs nothing
+    def note(whole):
+        more, plain_refs = (whole - plain)[:b].float().norm(), plain[:b].float().norm()
+        self.ratio = number(more / plain_refs.clamp_min(1e-30))
+    pred.register_hook(note)
 
 # %% ../../nbs/train/trainer.ipynb #a9a848fa
 @patch
@@ -295,7 +308,7 @@ def _backward(self:Trainer, step, part):
             self._stop(f'the loss is {float(parts["loss"])}', step)
         self.scaler.scale(loss / self.settings.gradient_accumulation_steps).backward()
     except torch.OutOfMemoryError: self._too_large(step)
-    return parts
+    return parts | dict(sfsl_ratio=self.ratio) if self.sfsl else parts
 
 @patch
 def _finite_norm(self:Trainer, norm, step):
