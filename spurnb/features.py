@@ -122,11 +122,6 @@ def alpha_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n, L) in logi
     return (psi - self.mean) @ self.components * self.components.sum(0)
 
 @patch
-def alpha_spread(self:NeuralPCA): # (L,) in logit units
-    "Return the standard deviation of each alpha over the class's images."
-    return self.eigenvalues.clamp_min(0).sqrt() * self.components.sum(0).abs()
-
-@patch
 def rest_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n,) in logit units
     "Return the share of the logit outside of the components: zero for a full basis."
     centered = psi - self.mean

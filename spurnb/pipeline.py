@@ -284,7 +284,7 @@ def _similarity(settings, out, sfsl): # how the loss was scaled, and how strong 
     from spurnb.train.checkpoints import read_losses
     rows = read_losses(out/'checkpoints'/'sfsl'/'losses.csv')
     ratios = [r['sfsl_ratio'] for r in rows if r.get('decoded') and 'sfsl_ratio' in r]
-    return dict(distance=sfsl.distance, features=sfsl.features, unit=sfsl.unit, weight=settings.train.sfsl_weight,
+    return dict(distance=sfsl.distance, features=sfsl.features, weight=settings.train.sfsl_weight,
                 ratio=median(ratios) if ratios else None)
 
 def _write_page(out, images, formats): # figures, tables and report

@@ -1,6 +1,5 @@
 "The similarity loss: identities on made-up networks, every scheduler, and combinations that are refused."
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -45,19 +44,6 @@ def at(loss, scheduler, vae, stage, t, output=None, **more):
     references, z, noise = stage
     output = noise_target(scheduler, z, noise, t) if output is None else output
     return loss(scheduler, vae, output, noisify(scheduler, z, noise, t), t, references, **more)[0]
-
-
-def test_a_push_is_in_units_of_the_class(pca, vae, stage):
-    "A classifier with logits five times as large gives the same loss, so a weight means the same for it."
-    louder = replace(pca, mean=5*pca.mean, eigenvalues=25*pca.eigenvalues, weight=5*pca.weight)
-    scheduler, t = DDIMScheduler(prediction_type='sample'), torch.zeros(4, dtype=torch.long)
-    plain, loud = SFSL(pca, [0, 2]), SFSL(louder, [0, 2])
-    assert (loud.g(stage[0]) - 5*plain.g(stage[0])).abs().max() < 1e-3 and loud.unit == pytest.approx(5*plain.unit)
-    value = at(plain, scheduler, vae, stage, t, 0*stage[1]).item()
-    assert value > 0 and at(loud, scheduler, vae, stage, t, 0*stage[1]).item() == pytest.approx(value, rel=1e-3)
-    spread = pca.alpha(images(12, 'class'))[:, [0, 2]].std(0)
-    assert plain.unit == pytest.approx(spread.square().mean().sqrt().item(), rel=1e-3)
-    assert plain.settings()['unit'] == plain.unit
 
 
 @pytest.mark.parametrize('kind', ['epsilon', 'v_prediction', 'sample', 'flow'])

@@ -4,8 +4,8 @@ import re
 import pytest
 
 from spurnb.report.summary import (
-    answer, cautions, deciding, findings, headline, left_out, loss_note, safety_note, show, show_difference, text_report,
-    text_table, why_not)
+    answer, cautions, deciding, findings, headline, left_out, loss_note, safety_note, show, show_difference,
+    text_report, text_table, why_not)
 
 
 def measure(value, low=None, high=None, n=64):
@@ -153,10 +153,9 @@ def test_an_arm_that_was_left_out_is_a_caution():
     assert left_out(lost)[0] in cautions(lost)
 
 
-def test_the_loss_is_described_with_its_unit_and_strength():
-    loss = dict(distance='push', features='alpha', unit=1.385, weight=1., ratio=.314)
+def test_the_loss_is_described_with_its_strength():
+    loss = dict(distance='push', features='alpha', weight=1., ratio=.314)
     assert loss_note(metrics(dict(sfsl=.5), similarity_loss=loss)).startswith(
-        "push of alpha in units of 1.4 logits (the spread of the class images), times 1; at the network's output its "
-        'gradient has 0.31 times')
-    assert 'logits' not in loss_note(metrics(dict(sfsl=.5), similarity_loss=loss | dict(distance='cosine', unit=1.)))
+        "push of alpha in logits, times 1; at the network's output its gradient has 0.31 times")
+    assert 'logits' not in loss_note(metrics(dict(sfsl=.5), similarity_loss=loss | dict(distance='cosine')))
     assert loss_note(metrics(dict(sfsl=.5), similarity_loss=loss | dict(ratio=None))) == '' == loss_note(metrics({}))

@@ -335,11 +335,10 @@ def safety_note(
 def loss_note(
     metrics:dict, # as `metrics.json`
 )->str: # a sentence; empty without a trained arm
-    "Return how the similarity loss was scaled, and how strong it was beside the diffusion loss."
+    "Return what the similarity loss compared, and how strong it was beside the diffusion loss."
     loss = metrics.get('similarity_loss') or {}
     if loss.get('ratio') is None: return ''
-    unit = ''
-    if loss['distance'] == 'push': unit = f' in units of {loss["unit"]:.2g} logits (the spread of the class images)'
+    unit = ' in logits' if loss['distance'] == 'push' else ''
     return (f'{loss["distance"]} of {loss["features"]}{unit}, times {loss["weight"]:g}; at the network\'s output its '
             f'gradient has {loss["ratio"]:.2g} times the norm of the diffusion loss\'s (median of the steps)')
 
