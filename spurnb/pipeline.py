@@ -146,8 +146,8 @@ class Stages:
     ):
         "Count the stage that ends and show the one that begins."
         self.bar.update(self.part)
-        self.part = SHARES[kind]
-        self.bar.set_postfix_str(f'{kind} {what}'.strip())
+        first, self.part = not self.part, SHARES[kind]
+        self.bar.set_postfix_str(f'{kind} {what}'.strip(), refresh=not first) # a mistake found at once stands alone
 
 def stage_shares(
     settings, # `RunSettings`

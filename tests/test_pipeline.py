@@ -1,7 +1,8 @@
 "What a user can do wrong with `spurnb_run`, and what happens when it is stopped in the middle."
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, shutil, subprocess, sys, time
 
 import pytest
+from signals import interrupted
 
 from spurnb.cli import spurnb_run, spurnb_world
 from spurnb.core import claim, write_json
@@ -115,8 +116,7 @@ def test_stopped_in_the_middle_it_goes_on(tmp_path):
         if len(list(run.glob('prior/*/*.png'))) == 64 or started.poll() is not None: break
         time.sleep(.25)
     time.sleep(2)
-    started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=300)
+    err = interrupted(started)
     assert started.returncode == 130, err
     assert err.strip().splitlines()[-1].endswith('the same command resumes it') and 'Traceback' not in err
     assert not list(run.rglob('.part-*')) and not (run/'metrics.json').exists()

@@ -1,7 +1,8 @@
 "The shipped study is about the shipped weights and settings, and a stopped study resumes."
-import json, os, signal, subprocess, sys, time
+import json, os, subprocess, sys, time
 
 import pytest
+from signals import interrupted
 
 from spurnb.lab.claim import choose_setting, claim_record, load_study
 from spurnb.core import read_json
@@ -59,8 +60,7 @@ def test_a_study_is_stopped_and_goes_on(tmp_path):
     for _ in range(1200):
         if file.exists() or started.poll() is not None: break
         time.sleep(.25)
-    started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=300)
+    err = interrupted(started)
     assert started.returncode == 130 and 'Traceback' not in err, err
     first = json.loads(file.read_text())
     r = subprocess.run(command, text=True, capture_output=True, timeout=900)
