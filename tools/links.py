@@ -18,13 +18,9 @@ root = Path(__file__).resolve().parents[1]
 def rules(s):
     "Return patterns and what replaces them."
     home = f'{s.user}/{s.repo}'
-    package = (
-        s.lib_name
-        if s.d['released'] == 'True'
-        else f'"{s.lib_name} @ git+https://github.com/{home}@{s.branch}"'
-    )
+    package = s.lib_name if s.d['released'] == 'True' else f'git+https://github.com/{home}@{s.branch}'
     return [
-        (rf'(%pip install -q )"?{s.lib_name}\b.*', rf'\g<1>{package}'),
+        (rf"({s.lib_name.upper()}_SOURCE', ')[^']*", rf'\g<1>{package}'),
         (
             r'https://colab\.research\.google\.com/github/[\w.-]+/[\w.-]+/blob/[\w.-]+/',
             f'https://colab.research.google.com/github/{home}/blob/{s.branch}/',
