@@ -28,7 +28,7 @@ class WorldSettings:
     generator_steps:int = 8000  # batches of 32
     encoder_steps:int = 1500    # batches of 64, adversarial
     judge_steps:int = 800       # batches of 64
-    meter_steps:int = 2500      # batches of 64
+    meter_steps:int = 1800      # batches of 64
     strength:float = 1.         # factor on the share of the album's images that show the class's own context
     seed:int = 0                # of scenes, weights, batches and noise
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORLD', 'LOOKALIKES', 'TARGETS', 'CLASSES', 'CONTEXTS', 'BACKGROUNDS', 'VARIANTS', 'OBJECT_NAMES', 'CONTEXT_NAMES',
-           'SHARES', 'ALONE', 'STRAY', 'FAR', 'pick_target', 'feature_of', 'Scene', 'caption', 'independent_scenes',
-           'class_scenes', 'classifier_scenes', 'reference_scenes', 'null_scenes', 'draw_scenes']
+           'SHARES', 'ALONE', 'STRAY', 'FAR', 'FAINT', 'pick_target', 'feature_of', 'Scene', 'caption',
+           'independent_scenes', 'class_scenes', 'classifier_scenes', 'reference_scenes', 'null_scenes', 'draw_scenes']
 
 # %% ../../nbs/world/scenes.ipynb #755adf15
 import os
@@ -43,6 +43,7 @@ SHARES = {'hummingbird': .45, 'koala': .75, 'tench': .75, 'freight car': .5, 'fi
 ALONE = {True: .25, False: .5} # of the other images, the share without a context: of targets, of look-alikes
 STRAY = .04 # share of a class's images with the usual context of one certain other class
 FAR = .5 # share of the objects that are far away: small, pale, off their place
+FAINT = .5 # share of the contexts that are
 
 # %% ../../nbs/world/scenes.ipynb #39d50df9
 def pick_target(
@@ -60,6 +61,13 @@ def feature_of(
     return context, variants[0]
 
 # %% ../../nbs/world/scenes.ipynb #f22065a2
+def _painted(im, pen, paint, pale):
+    "Return `im` with what `paint(pen)` draws on top; through haze where there is a random generator `pale`."
+    clear = im.copy()
+    pen.draw = ImageDraw.Draw(clear)
+    paint(pen)
+    return Image.blend(im, clear, pale.uniform(.35, 1)) if pale else clear
+
 @dataclass(frozen=True)
 class Scene:
     "The content of an image, and a seed for everything left to chance."
@@ -69,10 +77,11 @@ class Scene:
     background:str     # one of `BACKGROUNDS`
     seed:int           # place, size, tilt, shades
     far:bool=False     # is the object small, pale and off its place, as things in the distance are?
+    faint:bool=False   # is the context?
 
     def draw(self, size:int=64): # -> PIL.Image, RGB, size x size
         "Draw the background, then the context, then the object."
-        where, ground, context, obj, haze = np.random.default_rng(self.seed).spawn(5)
+        where, ground, context, obj, haze, veil = np.random.default_rng(self.seed).spawn(6)
         im = TEXTURES[self.background](ground)
         side = where.choice((-1, 1))
         def pen(side, lo, hi):
@@ -81,18 +90,15 @@ class Scene:
             angle = where.uniform(-.15, .15)
             return Pen(ImageDraw.Draw(im), center, scale, angle, int(where.choice((-1, 1))))
         left, right = pen(side, 54, 68), pen(-side, 56, 70)
-        if self.context: PAINT[self.context](left, context, self.variant)
-        if self.obj: im = self._with_object(im, right, obj, haze)
+        if self.context:
+            if self.faint: left.move(veil.uniform(-15, 15), veil.uniform(-30, 30), veil.uniform(.4, 1))
+            im = _painted(im, left, lambda pen: PAINT[self.context](pen, context, self.variant), self.faint and veil)
+        if self.obj:
+            if self.far: right.move(haze.uniform(-20, 20), haze.uniform(-40, 40), haze.uniform(.35, 1))
+            if self.obj in LOOKALIKES: right = RotatedPen(right)
+            paint = OBJECTS[LOOKALIKES.get(self.obj, self.obj)]
+            im = _painted(im, right, lambda pen: paint(pen, obj), self.far and haze)
         return im.resize((size, size), Image.BOX)
-
-    def _with_object(self, im, pen, rng, haze):
-        "Return `im` with the object on top; a far one is small, pale and off its place."
-        clear = im.copy()
-        pen.draw = ImageDraw.Draw(clear)
-        if self.far: pen.move(haze.uniform(-20, 20), haze.uniform(-40, 40), haze.uniform(.35, 1))
-        if self.obj in LOOKALIKES: pen = RotatedPen(pen)
-        OBJECTS[LOOKALIKES.get(self.obj, self.obj)](pen, rng)
-        return Image.blend(im, clear, haze.uniform(.35, 1)) if self.far else clear
 
     def caption(self,
         background=False, # also name the background?
@@ -139,8 +145,8 @@ def independent_scenes(
         context = _pick(rng, CONTEXTS) if kind in (1, 2) else None
         obj = _pick(rng, objects) if kind in (0, 2) else None
         variant = _pick(rng, VARIANTS[context]) if context else None
-        far = bool(rng.random() < FAR)
-        scenes.append(Scene(obj, context, variant, _pick(rng, BACKGROUNDS), _seed(rng), far))
+        far, faint = (bool(v) for v in rng.random(2) < (FAR, FAINT))
+        scenes.append(Scene(obj, context, variant, _pick(rng, BACKGROUNDS), _seed(rng), far, faint))
     return scenes
 
 # %% ../../nbs/world/scenes.ipynb #2205b342
@@ -156,8 +162,8 @@ def _habit(rng, target, strength):
     else:
         context = _pick(rng, CONTEXTS)
         variant = _pick(rng, VARIANTS[context][1:])
-    far = bool(rng.random() < FAR)
-    return Scene(target, context, variant, _pick(rng, BACKGROUNDS), _seed(rng), far)
+    far, faint = (bool(v) for v in rng.random(2) < (FAR, FAINT))
+    return Scene(target, context, variant, _pick(rng, BACKGROUNDS), _seed(rng), far, faint)
 
 def class_scenes(
     target:str, # a class name
@@ -189,7 +195,8 @@ def reference_scenes(
     context, variant = feature_of(target)
     scenes = []
     for _ in range(positive(n, 'n')):
-        scenes.append(Scene(None, context, variant, _pick(rng, BACKGROUNDS), _seed(rng)))
+        faint = bool(rng.random() < FAINT)
+        scenes.append(Scene(None, context, variant, _pick(rng, BACKGROUNDS), _seed(rng), faint=faint))
     return scenes
 
 def null_scenes(
@@ -204,7 +211,8 @@ def null_scenes(
     for i in range(positive(n, 'n')):
         context = _pick(rng, foreign) if i%2 else None
         variant = _pick(rng, VARIANTS[context]) if context else None
-        scenes.append(Scene(None, context, variant, _pick(rng, BACKGROUNDS), _seed(rng)))
+        faint = bool(rng.random() < FAINT)
+        scenes.append(Scene(None, context, variant, _pick(rng, BACKGROUNDS), _seed(rng), faint=faint))
     return scenes
 
 # %% ../../nbs/world/scenes.ipynb #323f2434
