@@ -295,7 +295,7 @@ def choose_components(
     class_images:torch.Tensor, # (m, 3, h, w): images of the class
     others:torch.Tensor, # (o, 3, h, w): neither of the two; best without any object
     n:int=1, # how many components to choose
-    least:float=.01, # share of the logit that a component must carry
+    least:float=.002, # share of the logit that a component must carry
 )->dict: # rule, chosen, their `separation`; per component contrast, share and why
     "Choose the components that the references have in common, from images alone."
     for what, images in (('reference', references), ('class image', class_images), ('other image', others)):
