@@ -7,6 +7,7 @@ from signals import interrupted
 from spurnb.cli import spurnb_run, spurnb_world
 from spurnb.core import claim, write_json
 from spurnb.data import mini_root
+from spurnb.pipeline import Stages
 
 
 def refused(capsys, *options):
@@ -129,3 +130,13 @@ def test_stopped_in_the_middle_it_goes_on(tmp_path):
     for m in metrics['arms'].values():
         rate = m['spurious_rate']
         assert rate['low'] <= rate['value'] <= rate['high']
+
+
+def test_the_progress_line_of_a_run_ends_at_its_end():
+    with Stages(15) as stage:
+        for kind in ('features', 'audit', 'report'): stage(kind)
+    assert stage.bar.n == stage.bar.total
+    with pytest.raises(OSError), Stages(15) as stage:
+        stage('features')
+        raise OSError
+    assert stage.bar.n == 0
