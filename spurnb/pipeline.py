@@ -279,7 +279,7 @@ def run(
         if figures: _write_page(out, images, s.audit.tables)
     return metrics
 
-def _similarity(settings, out, sfsl): # how the loss was scaled, and how strong it was
+def _similarity(settings, out, sfsl): # what the loss compared, and how strong it was
     from statistics import median
     from spurnb.train.checkpoints import read_losses
     rows = read_losses(out/'checkpoints'/'sfsl'/'losses.csv')
