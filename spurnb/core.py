@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['MARK', 'log', 'generator', 'settings_hash', 'unlisted', 'unchanged', 'claim', 'discard', 'atomic', 'UserError',
            'reason', 'pick', 'positive', 'cli_errors', 'get_device', 'cap_threads', 'check_torch', 'import_own',
-           'json_text', 'write_json', 'read_json', 'sha256', 'to_tensor', 'to_pil', 'image_grid', 'show_images',
-           'save_png', 'load_png', 'share', 'process_state', 'track']
+           'json_text', 'write_json', 'read_text', 'read_json', 'sha256', 'to_tensor', 'to_pil', 'image_grid',
+           'show_images', 'save_png', 'load_png', 'share', 'process_state', 'track']
 
 # %% ../nbs/00_core.ipynb #b6729d83
-import contextlib, errno, functools, hashlib, importlib.util, json, logging, math
+import codecs, contextlib, errno, functools, hashlib, importlib.util, json, logging, math
 import os, re, shutil, sys, tempfile, time, traceback, warnings
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
@@ -361,17 +361,26 @@ def write_json(
     "Write `obj` as JSON, whole or not at all."
     with atomic(path) as part: part.write_text(json_text(obj, indent), encoding='utf-8')
 
+def read_text(
+    path, # file to read
+)->str:
+    "Read text in UTF-8, or in UTF-16 as Windows programs save it; raise a `UserError` for anything else."
+    data = Path(path).read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try: return data.decode('utf-16' if wide else 'utf-8-sig')
+    except UnicodeDecodeError:
+        raise UserError(f'{str(path)!r} is not text in UTF-8; save it in this encoding.') from None
+
 def read_json(
     path, # file to read
 ): # what `write_json` was given, as dicts, lists and numbers
     "Read JSON; raise a `UserError` when the file is missing or damaged."
-    try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+    try: return json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f'there is no file {str(path)!r}; check the name, or create it first.') from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f'{str(path)!r} is damaged: it is not JSON; '
-                        'delete it and run the same command again.') from None
+                        'correct it, or delete it and run the same command again.') from None
 
 def sha256(
     what, # path of a file, or bytes

@@ -288,7 +288,10 @@ def load_encoder(
     name = str(name)
     if name == 'mini' or name.endswith('.safetensors'):
         state, told = read_tensors(mini_file('encoder.safetensors') if name == 'mini' else name, 'encoder')
-        model, how = resnet_from(state), json.loads(told.get('encoder', '{}'))
+        model = resnet_from(state)
+        try: how = {k: v for k, v in json.loads(told.get('encoder', '{}')).items() if k in ('size', 'mean', 'std')}
+        except (ValueError, AttributeError):
+            raise UserError(f'the encoder {name!r} has a damaged record; get the file again.') from None
     elif name.startswith('madry:') or name.endswith(('.ckpt', '.pt', '.pth')):
         path = name
         if name.startswith('madry:'): path = fetch_pinned(MADRY, f'{pick(name[6:], MADRY_NAMES, "robust model")}.ckpt')

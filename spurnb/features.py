@@ -237,7 +237,11 @@ def load(cls:NeuralPCA,
     "Read what `save` wrote, for the encoder and images it was made with."
     tensors, told = read_tensors(path, 'neural PCA')
     if 'pca' not in told: raise UserError(f'{str(path)!r} is no neural PCA; give a file that `NeuralPCA.save` wrote.')
-    told = json.loads(told['pca'])
+    try: told = dict(json.loads(told['pca']))
+    except (ValueError, TypeError): told = {}
+    parts = {'mean', 'components', 'eigenvalues', 'target', 'bias', 'n', 'data', 'encoder'}
+    if lacking := parts - {*tensors, *told}:
+        raise UserError(f'{str(path)!r} is damaged, it lacks {min(lacking)!r}; fit it again.')
     expected = (('with another encoder', told.pop('encoder'), encoder and encoder.hash),
                 ('from other images', told.get('data'), data))
     for what, has, wanted in expected:

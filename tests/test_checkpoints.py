@@ -32,6 +32,12 @@ def test_losses_survive_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert read_losses(tmp_path/'losses.csv') == history
 
+@pytest.mark.parametrize('data', [
+    b'step,loss\n0,"' + b'1'*200_000, b'step,loss\n0,1,2\n', 'step,loss\n0,1\n'.encode('utf-16')])
+def test_losses_that_are_none(data, tmp_path):
+    (tmp_path/'losses.csv').write_bytes(data)
+    assert read_losses(tmp_path/'losses.csv') == []
+
 def test_what_adapters_refuse(tmp_path, monkeypatch):
     pipe = tiny_pipeline()
     with pytest.raises(UserError, match='train with a lora_rank'): check_kohya(pipe, 0)

@@ -374,3 +374,22 @@ def test_a_terminal_that_cannot_show_a_name(encoding, tmp_path):
     p = subprocess.run([sys.executable, '-c', code], capture_output=True,
                        env=os.environ | dict(PYTHONPATH=str(root), PYTHONIOENCODING=encoding))
     assert p.returncode == 0 and p.stdout.endswith(b'end\n') and not p.stderr
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le'])
+def test_text_as_windows_programs_save_it(tmp_path, encoding):
+    mark = '\ufeff' if encoding == 'utf-16-le' else ''
+    (tmp_path/'names.json').write_text(mark + '{"name": "Vögel"}', encoding=encoding)
+    assert core.read_json(tmp_path/'names.json') == {'name': 'Vögel'}
+
+
+@pytest.mark.parametrize('data', ['Vögel'.encode('latin-1'), b'\xff\xfe\x00', bytes(range(256))])
+def test_text_in_other_encodings_is_refused(tmp_path, data):
+    (tmp_path/'names').write_bytes(data)
+    with pytest.raises(core.UserError, match='is not text in UTF-8'): core.read_text(tmp_path/'names')
+    with pytest.raises(core.UserError, match='is not JSON'): core.read_json(tmp_path/'names')
+
+
+def test_json_nested_too_deeply_is_refused(tmp_path):
+    (tmp_path/'deep.json').write_text('['*100_000)
+    with pytest.raises(core.UserError, match='is not JSON'): core.read_json(tmp_path/'deep.json')

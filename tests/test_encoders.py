@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.models.squeezenet import SqueezeNet
@@ -164,6 +165,12 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     torch.jit.script(own()).save(tmp_path/'script.ckpt')
     for name, said in dict(half='damaged', other='no weights', object='no weights', script='TorchScript').items():
         with pytest.raises(UserError, match=said): read_checkpoint(tmp_path/f'{name}.ckpt')
+
+
+@pytest.mark.parametrize('record', ['{"size": ', '[64]'])
+def test_an_encoder_with_a_damaged_record_is_refused(record, tmp_path):
+    save_file(small_resnet(6).state_dict(), tmp_path/'encoder.safetensors', metadata=dict(encoder=record))
+    with pytest.raises(UserError, match='damaged record'): load_encoder(tmp_path/'encoder.safetensors')
 
 
 # ---- what real `dill` wrote

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from spurnb.core import UserError, generator
@@ -121,6 +122,13 @@ def test_a_file_belongs_to_one_encoder_and_one_set_of_images(pca, images, encode
     for name, said in (('half', 'damaged'), ('none', 'there is no neural PCA')):
         with pytest.raises(UserError) as e: NeuralPCA.load(tmp_path/f'{name}.safetensors', encoder)
         assert said in str(e.value)
+
+
+@pytest.mark.parametrize('record', ['{"bias": ', '[1]', '{"n": 1}'])
+def test_a_file_with_a_damaged_record_is_refused(record, tmp_path):
+    tensors = dict(mean=torch.zeros(3), components=torch.eye(3), eigenvalues=torch.ones(3))
+    save_file(tensors, tmp_path/'pca.safetensors', metadata=dict(pca=record))
+    with pytest.raises(UserError, match='is damaged, it lacks'): NeuralPCA.load(tmp_path/'pca.safetensors')
 
 
 def test_choices_that_cannot_be_made(pca, images):

@@ -8,6 +8,7 @@ import pytest
 from spurnb.core import UserError, claim, read_json, save_png, write_json
 from spurnb.data import mini_file, mini_root
 from spurnb.report.folder import audit_folder, gate, remembered, verdict
+from spurnb.report.records import read_csv_rows, read_scores
 from spurnb.report.summary import text_report
 from spurnb.world.scenes import reference_scenes
 
@@ -156,3 +157,34 @@ def test_the_embedded_judges_say_that_they_are_toys(side, said, tmp_path):
     metrics, _ = audit_folder(tmp_path/'jets', 'fireboat', ['test_resnet'])
     assert ('About photographs their answers mean nothing' in ' '.join(text_report(metrics).split())) == said
     assert not said or '2 of 2 images' in metrics['notes'][0] and 'fireboat' in metrics['notes'][0]
+
+
+TABLES = dict(latin='file,prompt\n0.png,Vögel\n'.encode('latin-1'),
+              wide='file,prompt\n0.png,a jet\n'.encode('utf-16-le'), binary=bytes(range(256)),
+              long=b'file,prompt\n0.png,"' + b'x'*200_000)
+
+
+@pytest.mark.parametrize('table', TABLES)
+def test_somebody_elses_table_is_ignored(table, tmp_path, caplog):
+    (tmp_path/'images.csv').write_bytes(TABLES[table])
+    assert [r for r in read_csv_rows(tmp_path/'images.csv') if r.get('file')] == []
+    assert 'images.csv is ignored' in caplog.text or table == 'wide' # without a mark it is text of other columns
+
+
+@weights
+def test_an_audit_beside_somebody_elses_table(jets, caplog):
+    (jets/'jets'/'images.csv').write_bytes(TABLES['latin'])
+    _, scores = audit_folder(jets/'jets', 'fireboat', ['test_resnet'], jets/'audit')
+    assert list(scores.file[scores.arm == 'images']) == ['0.png', '1.png'] and 'images.csv is ignored' in caplog.text
+    for name in ('metrics.json', 'scores.csv'): # in a folder of results, a damaged one is made again
+        good = (jets/'audit'/name).read_bytes()
+        (jets/'audit'/name).write_bytes('damaged'.encode('utf-16'))
+        audit_folder(jets/'jets', 'fireboat', ['test_resnet'], jets/'audit')
+        assert (jets/'audit'/name).read_bytes() == good
+
+
+@pytest.mark.parametrize('data', [
+    b'', b'\0', 'arm,image,hash\n'.encode('utf-16'), b'arm,image\n', b'arm,image,hash\n1\n1,2,3,4\n'])
+def test_scores_that_are_none(data, tmp_path):
+    (tmp_path/'scores.csv').write_bytes(data)
+    with pytest.raises(UserError, match='is damaged'): read_scores(tmp_path)

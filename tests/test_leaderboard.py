@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from spurnb.core import UserError
+from spurnb.core import UserError, atomic, claim, write_json
 from spurnb.report.leaderboard import compare_audits
 
 METRICS = dict(target=dict(name='fireboat'), arms=dict(images={}), classifiers=dict(vit={}))
@@ -26,3 +26,14 @@ def test_a_folder_that_cannot_be_compared(second, said, tmp_path):
     folders = [tmp_path/'first', *([tmp_path/second] if second else [])]
     with pytest.raises(UserError, match=said): compare_audits(folders, tmp_path/'board')
     assert not (tmp_path/'board').exists()
+
+
+@pytest.mark.parametrize('name', ['metrics.json', 'scores.csv'])
+def test_a_changed_audit_is_not_compared(name, tmp_path):
+    for folder in ('first', 'second'):
+        claim(tmp_path/folder, 'spurnb_audit')
+        write_json(tmp_path/folder/'metrics.json', METRICS)
+        with atomic(tmp_path/folder/'scores.csv') as part: part.write_text('arm,image,hash\n')
+    (tmp_path/'second'/name).write_bytes((tmp_path/'second'/name).read_bytes() + b' ')
+    with pytest.raises(UserError, match=f'{name}. is not as the audit wrote it'):
+        compare_audits([tmp_path/'first', tmp_path/'second'], tmp_path/'board')

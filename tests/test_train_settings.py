@@ -4,6 +4,7 @@ from typing import get_args
 import pytest
 
 from spurnb.core import UserError
+from spurnb.run.settings import RunSettings, change
 from spurnb.train.settings import DTYPES, SFSLSettings, TrainSettings, with_prompts
 
 
@@ -51,3 +52,19 @@ def test_choices_are_those_of_the_code():
 def test_prompts_are_derived_where_they_are_empty():
     train = with_prompts(TrainSettings(class_prompt='a photo of a boat'), 'breaking wave', 'zwx')
     assert (train.instance_prompt, train.class_prompt) == ('a photo of a zwx breaking wave', 'a photo of a boat')
+
+
+@pytest.mark.parametrize('changes, said', [
+    (dict(train=[]), 'train is .*table of settings'), (dict(train=None), 'train is None'),
+    (dict(seed=float('inf')), 'seed is inf; give a whole number'), (dict(seed=float('nan')), 'seed is nan'),
+    (dict(generate=dict(n=None)), 'generate.n is None; give a whole number'), (dict(target={}), 'give a text'),
+    (dict(audit=dict(judges=[1])), 'audit.judges holds 1; give texts'),
+    (dict(components=dict(chosen=['a'])), "components.chosen holds 'a'; give whole numbers"),
+    (dict(generate=dict(size='64')), "generate.size is '64'")])
+def test_a_file_of_settings_with_values_of_other_kinds(changes, said):
+    with pytest.raises(UserError, match=said): change(RunSettings(), changes)
+
+
+def test_settings_that_may_be_empty():
+    small = change(RunSettings(), dict(generate=dict(size=64, n=3.)))
+    assert type(small.generate.n) is int and change(small, dict(generate=dict(size=None))).generate.size is None

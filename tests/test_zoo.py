@@ -46,6 +46,8 @@ def test_refused(call, message):
     ('none.json', '{}', 'from 0'),
     ('number.json', '3', 'no names'),
     ('broken.json', '{"cat"', 'is not JSON'),
+    ('deep.json', '['*100_000, 'is not JSON'),
+    ('raised.json', '{"²": "cat"}', 'from 0'),
     ('empty.txt', '\n\n', 'no names'),
     ('binary.txt', b'\xff\xfe\xff', 'not text'),
     ('nowhere.txt', None, 'cannot read'),
@@ -53,6 +55,12 @@ def test_refused(call, message):
 def test_files_of_names_refused(tmp_path, name, text, message):
     if text is not None: (tmp_path/name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message): read_classes(tmp_path/name)
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_files_of_names_as_windows_programs_save_them(tmp_path, encoding):
+    (tmp_path/'names.txt').write_text('Käfer\nBiene\n', encoding=encoding)
+    assert read_classes(tmp_path/'names.txt') == ['Käfer', 'Biene']
 
 
 @weights

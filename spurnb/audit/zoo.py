@@ -22,8 +22,8 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from .judges import Judge, JudgeFailed, different
 from .meters import load_meters
 from .stats import hits
-from ..core import (UserError, atomic, get_device, import_own, pick, read_json, reason, settings_hash,
-                         sha256)
+from ..core import (UserError, atomic, get_device, import_own, pick, read_json, read_text, reason,
+                         settings_hash, sha256)
 from ..data import (Target, imagenet_target, mini_class_images, mini_file, mini_null_images, mini_record,
                          mini_references, mini_root)
 from ..encoders import load_encoder, read_tensors
@@ -96,14 +96,14 @@ def read_classes(
 )->list: # names, in the order of the outputs
     "Return names of classes from a file."
     file = Path(file)
-    try: text = file.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f'cannot read the names of the classes from {str(file)!r} '
-                        f'({getattr(e, "strerror", None) or "not text"}); give a text or JSON file.') from None
+    try: text = read_text(file)
+    except OSError as e:
+        raise UserError(f'cannot read the names of the classes from {str(file)!r} ({e.strerror}); '
+                        'give a text or JSON file.') from None
     if file.suffix != '.json': found = [l.strip() for l in text.splitlines() if l.strip()]
     else:
         try: found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f'{str(file)!r} is not JSON; fix it, or give a text file with a name per line.') from None
     if isinstance(found, dict): found = _numbered(found, file)
     if not isinstance(found, list) or not found:
@@ -112,8 +112,8 @@ def read_classes(
 
 def _numbered(table, file): # {number: name} or {name: number} -> names in order
     pairs = [*table.items()]
-    if not all(str(k).isdigit() for k in table): pairs = [(v, k) for k, v in pairs]
-    names = {int(k): str(n) for k, n in pairs if str(k).isdigit()}
+    if not all(str(k).isdecimal() for k in table): pairs = [(v, k) for k, v in pairs]
+    names = {int(k): str(n) for k, n in pairs if str(k).isdecimal()}
     if not names or len(names) != len(table) or sorted(names) != list(range(len(names))):
         raise UserError(f'{str(file)!r} does not number its classes from 0; give {{number: name}} or {{name: number}}.')
     return [names[k] for k in sorted(names)]

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 
-from ..core import UserError, pick, positive, sha256, track, write_json
+from ..core import UserError, pick, positive, read_text, sha256, track, write_json
 from ..features import NeuralPCA, in_batches, logit_share
 from .pictures import evidence_map, feature_picture
 
@@ -86,7 +86,7 @@ def _read(path):
     "Read labels from a file."
     if not Path(path).is_file(): raise UserError(f'there is no file of labels {str(path)!r}; check the name.')
     try:
-        told = json.loads(Path(path).read_text(encoding='utf-8'))
+        told = json.loads(read_text(path))
         answers = _parsed(told['answers'])
         for n in answers: _number(n, told['components'])
         return Labels(*(told[k] for k in ('person', 'target', 'encoder', 'pca', 'components')), answers)

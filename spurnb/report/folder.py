@@ -121,7 +121,7 @@ def _read_arms(folder, cache):
 def _write_audit(out, metrics, scores, arms, formats):
     "Write what an audit found, and its report, unless all of it is there."
     found = {'metrics.json': json_text(metrics), 'scores.csv': scores.to_csv(index=False)}
-    def same(name, text): return (out/name).is_file() and (out/name).read_text('utf-8') == text
+    def same(name, text): return (out/name).is_file() and (out/name).read_bytes() == text.encode()
     written = (out/PAGE, out/'tables', out/'figures')
     if all(same(*f) for f in found.items()) and all(p.exists() for p in written): return
     discard(out/PAGE) # it is written last, so it says that all is there

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from .. import __version__
-from ..core import UserError, atomic, read_json
+from ..core import UserError, atomic, read_json, unchanged
 from .page import heat_cell, p_text, render
 from .records import read_scores
 from .summary import main_arm, reading, show, show_difference
@@ -24,6 +24,9 @@ def _read_audit(folder):
     "Return an audit's path, main arm, metrics and the scores of that arm, one row per image."
     file = folder/'metrics.json'
     if not file.is_file(): raise UserError(f'{str(folder)!r} is not an audit, because it has no metrics.json; {_WROTE}')
+    for found in (file, folder/'scores.csv'):
+        if found.is_file() and not unchanged(found):
+            raise UserError(f'{str(found)!r} is not as the audit wrote it; delete it and run the same audit again.')
     metrics = read_json(file)
     if not isinstance(metrics, dict) or not metrics.get('arms') or not metrics.get('classifiers'):
         raise UserError(f'{str(file)!r} does not come from an audit; {_WROTE}')

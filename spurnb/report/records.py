@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..core import UserError, sha256, to_pil
+from ..core import UserError, log, read_text, sha256, to_pil
 from ..data import image_paths, load_rgb
 from ..photos.folders import pixel_hash, shown
 
@@ -41,9 +41,12 @@ def shared_side(
 def read_csv_rows(
     path, # of a CSV file
 )->list: # of dicts
-    "Return the rows of a CSV file, or none if there is no such file."
+    "Return the rows of a CSV file, or none if there is no such file or it cannot be read, with a warning."
     if not Path(path).is_file(): return []
-    with open(path, newline='', encoding='utf-8') as f: return list(csv.DictReader(f))
+    try: return list(csv.DictReader(io.StringIO(read_text(path), newline='')))
+    except (UserError, OSError, csv.Error) as e:
+        log.warning('%s is ignored: %s', path, e)
+        return []
 
 def arm_files(
     folder, # of images
@@ -60,7 +63,11 @@ def read_scores(
     import pandas as pd
     path, text = Path(folder)/'scores.csv', dict(arm=str, file=str, hash=str)
     if not path.is_file(): return None
-    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[''], float_precision='round_trip')
+    try: found = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[''], float_precision='round_trip')
+    except ValueError: found = pd.DataFrame() # another encoding, or rows of different lengths
+    if not {'arm', 'image', 'hash'} <= {*found}:
+        raise UserError(f'{str(path)!r} is damaged; delete it and run the same audit again.')
+    return found
 
 # %% ../../nbs/report/records.ipynb #173b32e7
 def _known(row, key, kind):

@@ -212,7 +212,10 @@ def fitted_pca(
 def _given(settings, material): # components that need no rule, and who gave them
     if settings.components.chosen: return settings.components.chosen, 'chosen by hand'
     record = Path(settings.class_images).with_name('components.json')
-    if material.class_images is None and record.is_file(): return read_json(record)['chosen'], f'as in {record}'
+    if material.class_images is None and record.is_file():
+        found = read_json(record)
+        if isinstance(found, dict) and 'chosen' in found: return found['chosen'], f'as in {record}'
+        raise UserError(f'{str(record)!r} names no components; give --components.chosen, such as 3.')
     if material.published: return material.published, f'published for {Path(settings.encoder).name}'
     if material.class_images is not None: return None, ''
     raise UserError(f'{settings.class_images!r} has no components.json beside it; give --components.chosen, such as 3.')

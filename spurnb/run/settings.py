@@ -9,7 +9,7 @@ __all__ = ['EXTRA_ARMS', 'IMAGENET_JUDGES', 'SD15', 'LORA', 'PRESETS', 'Referenc
 # %% ../../nbs/run/settings.ipynb #c0d39568
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fastcore.docments import docments
 
@@ -105,15 +105,22 @@ def _kind(value):
     if isinstance(value, bool): return 'true or false'
     if isinstance(value, (int, float)): return 'a number'
     if isinstance(value, (list, tuple)): return 'a list'
-    return 'a text'
+    if isinstance(value, str): return 'a text'
+    return 'nothing' if value is None else 'a table of settings'
 
-def _converted(name, old, new): # `new`, as a field that holds `old` wants it
-    if is_dataclass(old): return change(old, new, f'{name}.') if isinstance(new, dict) else new
+def _converted(name, kind, old, new): # `new`, as a field of type `kind` that holds `old` wants it
+    if is_dataclass(old) and isinstance(new, dict): return change(old, new, f'{name}.')
     if isinstance(new, Path): new = str(new)
-    if None not in (old, new) and (_kind(old) != _kind(new) or isinstance(old, int) and new != int(new)):
-        whole = isinstance(old, int) and not isinstance(old, bool)
+    first, *others = get_args(kind) or [kind]
+    if new is None and type(None) in others: return None
+    if old is None: old = first() # of `int|None`
+    whole = isinstance(old, int) and not isinstance(old, bool)
+    if _kind(old) != _kind(new) or whole and isinstance(new, float) and not new.is_integer():
         raise UserError(f'{name} is {new!r}; give {"a whole number" if whole else _kind(old)}.')
-    return tuple(new) if isinstance(new, list) else new
+    if not isinstance(new, (list, tuple)): return int(new) if whole else new
+    if wrong := [v for v in new if not isinstance(v, int if first is int else str)]:
+        raise UserError(f'{name} holds {wrong[0]!r}; give {"whole numbers" if first is int else "texts"}.')
+    return tuple(new)
 
 # %% ../../nbs/run/settings.ipynb #f527cd84
 def change(
@@ -122,11 +129,10 @@ def change(
     prefix:str='', # of the names in messages
 ): # the same dataclass
     "Return `settings` with `changes`."
-    known = [prefix + f.name for f in fields(settings)]
-    new = {}
+    kinds, new = {prefix + f.name: f.type for f in fields(settings)}, {}
     for name, value in changes.items():
-        pick(prefix + name, known, 'setting')
-        new[name] = _converted(prefix + name, getattr(settings, name), value)
+        kind = kinds[pick(prefix + name, kinds, 'setting')]
+        new[name] = _converted(prefix + name, kind, getattr(settings, name), value)
     return replace(settings, **new)
 
 # %% ../../nbs/run/settings.ipynb #d4c91a71

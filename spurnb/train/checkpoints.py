@@ -193,7 +193,7 @@ def read_losses(
     "Load the losses of a run."
     try:
         with open(path, newline='') as f: return [{k: _number(v) for k, v in r.items() if v} for r in csv.DictReader(f)]
-    except (OSError, ValueError, TypeError): return []
+    except (OSError, ValueError, TypeError, csv.Error): return []
 
 def write_losses(
     path, # of the CSV file
