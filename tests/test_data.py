@@ -56,6 +56,16 @@ def test_modes_become_rgb(tmp_path, images, mode, suffix, limit):
     assert names == [f'0.{suffix}'] and (x[0] - images[0]).abs().mean() < limit
 
 
+def test_color_profiles_are_not_applied(tmp_path, images):
+    "As ImageNet's own transforms do: here the profile swaps red and blue, and the pixels stay."
+    from PIL import ImageCms
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    swapped = profile.replace(b'rXYZ', b'-XYZ').replace(b'bXYZ', b'rXYZ').replace(b'-XYZ', b'bXYZ')
+    for name, icc in dict(srgb=profile, swapped=swapped, damaged=b'no profile').items():
+        to_pil(images)[0].save(tmp_path/f'{name}.png', icc_profile=icc)
+        assert np.array_equal(data.load_rgb(tmp_path/f'{name}.png'), to_pil(images)[0])
+
+
 def test_gray_images_of_another_size_are_cropped_to_the_middle(tmp_path, images):
     to_pil(images)[0].convert('L').resize((99, 70)).save(tmp_path/'0.png')
     x, _ = data.folder_images(tmp_path, size=64)
