@@ -7,7 +7,7 @@ import pytest
 from spurnb.audit.judges import JudgeFailed
 from spurnb.audit.zoo import (class_target, head_classes, imagenet_classes, load_judge, load_judges, own_judge,
                               read_classes)
-from spurnb.core import UserError, save_png
+from spurnb.core import UserError, read_json, save_png, write_json
 from spurnb.data import mini_root
 from spurnb.world.scenes import CLASSES, reference_scenes
 
@@ -74,6 +74,20 @@ def test_folders_and_files_refused(tmp_path):
     with pytest.raises(JudgeFailed, match='no head.weight'): load_judge(f'test_vit@{tmp_path/"best.safetensors"}')
     with pytest.raises(JudgeFailed, match='state_dict for ResNet'):
         load_judge(f'resnet18@{tmp_path/"best.safetensors"}')
+
+
+@pytest.mark.parametrize('names, said', [
+    (dict(id2label={'0': 'fox', '1': 'owl', '3': 'bee'}), 'does not number its classes'),
+    (dict(id2label={'0': 'fox', '1': 'owl'}), 'do not fit its config.json, which has 2'),
+    (dict(), 'do not fit its config.json')])
+def test_a_folder_of_transformers_that_contradicts_itself(tmp_path, names, said):
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+    small = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
+    ViTForImageClassification(ViTConfig(**small, patch_size=8, num_labels=3)).save_pretrained(tmp_path/'net')
+    ViTImageProcessor(size=dict(height=32, width=32)).save_pretrained(tmp_path/'net')
+    config = {k: v for k, v in read_json(tmp_path/'net'/'config.json').items() if k not in ('id2label', 'label2id')}
+    write_json(tmp_path/'net'/'config.json', config | names)
+    with pytest.raises(JudgeFailed, match=said): load_judge(str(tmp_path/'net'))
 
 
 FACTORIES = """

@@ -60,9 +60,11 @@ def _columns(outputs): # -> name of the selection, where ImageNet's thousand are
     return subset, [place.get(name, -1) for name in ImageNetInfo().label_names()]
 
 # %% ../../nbs/audit/zoo.ipynb #52497c19
+def _without_names(labels): return all(re.fullmatch(r'LABEL_\d+', str(l)) for l in labels) # as transformers fills in
+
 def _same_names(labels, subset):
     "Return whether these are ImageNet's names in its order: four in five first words agree, or there are no names."
-    if all(re.fullmatch(r'LABEL_\d+', l) for l in labels): return True
+    if _without_names(labels): return True
     def first(names): return [n.split(',')[0].strip().lower() for n in names]
     known = first(labels)[len(labels) == 1001:]
     return sum(a == b for a, b in zip(known, first(imagenet_classes(subset)))) > .8*len(known)
@@ -164,16 +166,24 @@ def _torchvision(name, device, protocol, classes):
 def _transformers(name, device, protocol, classes):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
     where = name.removeprefix('transformers:')
-    model, info = AutoModelForImageClassification.from_pretrained(where, output_loading_info=True)
+    model, info = AutoModelForImageClassification.from_pretrained(
+        where, output_loading_info=True, ignore_mismatched_sizes=True)
+    if info['mismatched_keys']:
+        raise JudgeFailed(f'the weights of {name!r} do not fit its config.json, which has {model.config.num_labels} '
+                          f'classes: {min(k for k, *_ in info["mismatched_keys"])!r} has another shape; correct it.')
     if info['missing_keys']:
         raise JudgeFailed(f'{name!r} lacks weights, such as {sorted(info["missing_keys"])[0]!r}; '
                           'take a model that was trained to classify.')
     processor = AutoImageProcessor.from_pretrained(where)
     def transform(image):
         return torch.as_tensor(processor(images=image, return_tensors='pt')['pixel_values'][0])
-    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    labels = [model.config.id2label.get(i) for i in range(model.config.num_labels)]
+    if None in labels and not classes:
+        raise JudgeFailed(f'the config.json of {name!r} does not number its classes from 0; '
+                          'correct id2label, or give their names with --classes.')
     names, columns = head_classes(len(labels), labels, classes)
-    return Judge(name, model.float(), _normalization(processor), device, transform, names, columns, protocol)
+    judge = Judge(name, model.float(), _normalization(processor), device, transform, names, columns, protocol)
+    return _noted(judge, _unnamed(name, len(labels), names, classes or not _without_names(labels)))
 
 def _normalization(processor): # of transformers, as timm writes it
     if not getattr(processor, 'do_normalize', False): return dict(mean=(0.,)*3, std=(1.,)*3)
