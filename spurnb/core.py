@@ -6,10 +6,10 @@
 __all__ = ['MARK', 'log', 'generator', 'settings_hash', 'unlisted', 'unchanged', 'claim', 'discard', 'atomic', 'UserError',
            'reason', 'pick', 'positive', 'cli_errors', 'get_device', 'cap_threads', 'check_torch', 'import_own',
            'json_text', 'write_json', 'read_text', 'read_json', 'sha256', 'to_tensor', 'to_pil', 'image_grid',
-           'show_images', 'save_png', 'load_png', 'share', 'process_state', 'track']
+           'show_images', 'save_png', 'load_png', 'share', 'process_state', 'track', 'live_image']
 
 # %% ../nbs/00_core.ipynb #b6729d83
-import codecs, contextlib, errno, functools, hashlib, importlib.util, json, logging, math
+import base64, codecs, contextlib, errno, functools, hashlib, importlib.util, json, logging, math
 import os, re, shutil, sys, tempfile, time, traceback, warnings
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
@@ -515,5 +515,21 @@ def track(
     total:int|None=None, # how many there are, if `iterable` cannot tell
 ): # the progress bar, to be iterated over
     "Return a progress bar that appears only once the work has lasted a second."
-    from tqdm.auto import tqdm
+    if _widgets_appear(): from tqdm.auto import tqdm
+    else: from tqdm import tqdm
     return tqdm(iterable, desc=what, total=total, delay=1, dynamic_ncols=True)
+
+def _widgets_appear(): # Colab's front end knows ipywidgets 7 alone (googlecolab/colabtools#4525)
+    if 'google.colab' not in sys.modules: return True
+    import ipywidgets
+    return ipywidgets.__version__.startswith('7.')
+
+def live_image(
+    widget, # of ipywidgets 7 or 8
+    png:bytes, # shown where no kernel runs
+    text:str, # shown where there are no images
+)->dict: # for a `_repr_mimebundle_`
+    "Return a widget as IPython displays it, with an image as its substitute."
+    view = dict(version_major=2, version_minor=0, model_id=widget.model_id) # of the protocol: that of 7 and 8
+    image = base64.b64encode(png).decode()
+    return {'application/vnd.jupyter.widget-view+json': view, 'image/png': image, 'text/plain': text}

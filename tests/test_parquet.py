@@ -1,6 +1,7 @@
 "One class out of many shuffled shards on a hub: requests counted, killed, limited, refused."
 
 import io
+import json
 import os
 import random
 import signal
@@ -29,15 +30,19 @@ except ValueError as e: print(e)
 '''
 
 
-def shard(labels, first):
-    "The bytes of a shard; image i is a gray of value i, at about 4 kB."
+def shard(labels, first, names=()):
+    "The bytes of a shard; image i is a gray of value i, at about 4 kB. `names` of labels as `datasets` writes them."
     def image(i):
         file = io.BytesIO()
         Image.new('RGB', (8, 8), (i % 256,)*3).save(file, 'PNG')
         return dict(bytes=file.getvalue() + random.Random(i).randbytes(4000), path=f'{i}.JPEG')
     out = io.BytesIO()
     images = [image(first + i) for i in range(len(labels))]
-    pq.write_table(pa.table(dict(image=images, label=labels)), out, row_group_size=ROWS)
+    table = pa.table(dict(image=images, label=labels))
+    if names:
+        about = dict(info=dict(features=dict(image=dict(_type='Image'), label=dict(names=names, _type='ClassLabel'))))
+        table = table.replace_schema_metadata(dict(huggingface=json.dumps(about)))
+    pq.write_table(table, out, row_group_size=ROWS)
     return out.getvalue()
 
 
@@ -143,3 +148,40 @@ def test_a_class_of_which_nothing_can_be_read(tmp_path, monkeypatch):
     pq.write_table(pa.table(dict(image=[dict(bytes=b'torn', path='0.JPEG')], label=[94])), file)
     monkeypatch.setenv('HF_HOME', str(tmp_path/'home'))
     with pytest.raises(UserError, match='no image of class 94 .* can be read'): imagenet_class_images(file, 94)
+
+
+COPIES = '''
+import sys
+from spurnb.photos.imagenet import imagenet_class_images
+from spurnb.photos.peek import imagenet_image
+for name in sys.argv[1:]:
+    for split in ('train', 'val'):
+        try:
+            found = imagenet_class_images(name, 'hummingbird', split=split)
+            print(*(image.getpixel((0, 0))[0] for image in found), imagenet_image(name, 'hummingbird', split)[:2])
+        except ValueError as e: print(e)
+'''
+
+
+def test_a_smaller_copy_may_have_its_own_order(tmp_path):
+    "The class is found by name, in the run and by the doctor; a copy whose names lack the class is refused by both."
+    from timm.data import ImageNetInfo
+    from spurnb.photos.parquet import SMALL_COPIES
+
+    info, server = ImageNetInfo(), Server()
+    words, ids = [info.index_to_description(i) for i in range(1000)], info.label_names()
+    hubs = {SMALL_COPIES[0]: (ids[::-1], 'validation'), SMALL_COPIES[1]: (words, 'val'), 'a/b': (['jay', 'hen'], 'val')}
+    for name, (names, val) in hubs.items(): # label 905 is the hummingbird's, counted from behind
+        data = shard([94, 905, 905, 7] if len(names) > 2 else [0, 1], 0, list(names))
+        server.hub[f'datasets/{name}'] = {f'data/{s}-00000-of-00001.parquet': data for s in ('train', val)}
+    env = os.environ | server.environment(tmp_path) | dict(PYTHONPATH=str(root))
+    said = subprocess.run([sys.executable, '-c', COPIES, *hubs], env=env, text=True, capture_output=True).stdout
+    server.stop()
+    lines = said.splitlines()
+    for i, (file, name, found) in enumerate([
+        ('train', ids[::-1][94], '1 2'), ('validation', ids[::-1][94], '1 2'),
+        ('train', 'hummingbird', '0'), ('val', 'hummingbird', '0'),
+    ]):
+        assert lines[i] == f"{found} ('{file}-00000-of-00001.parquet', '{name}')"
+    refused = 'class 94 is hummingbird (n01833805), and label 94 of the data set is one of 2 others; give a copy'
+    assert [line[:len(refused)] for line in lines[4:]] == [refused]*2

@@ -7,7 +7,7 @@ __all__ = ['WORDS', 'LABEL_COLORS', 'pca_identity', 'Labels', 'load_labels', 'op
            'spurious_components', 'merge_labels', 'Pages', 'Board']
 
 # %% ../../nbs/components/board.ipynb #c159ce70
-import base64, io, json
+import io, json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 
-from ..core import UserError, pick, positive, read_text, sha256, track, write_json
+from ..core import UserError, live_image, pick, positive, read_text, sha256, track, write_json
 from ..features import NeuralPCA, in_batches, logit_share
 from .pictures import evidence_map, feature_picture
 
@@ -263,8 +263,7 @@ class Board:
     def word(self, l): return self.labels.answers.get(l, {}).get('label') # of component `l`, or None
 
     def _repr_mimebundle_(self, **kwargs): # where no kernel runs, the page replaces the board
-        png = base64.b64encode(self.pages(self.component)).decode()
-        return self.widget._repr_mimebundle_(**kwargs) | {'image/png': png, 'text/plain': repr(self)}
+        return live_image(self.widget, self.pages(self.component), repr(self))
 
     def __repr__(self):
         done = sum(bool(self.word(l)) for l in self.components)
@@ -306,8 +305,8 @@ def _build(self:Board):
     self.note.observe(self._noted, 'value')
     self.buttons = {}
     for word in WORDS:
-        look = dict(button_color=LABEL_COLORS[word], text_color='white')
-        self.buttons[word] = button(word, partial(self.answer, word), **look)
+        self.buttons[word] = button(word, partial(self.answer, word), button_color=LABEL_COLORS[word])
+        self.buttons[word].style.text_color = 'white' # a trait in ipywidgets 8; without effect in 7
     self.buttons |= dict(previous=button('previous', partial(self.go, -1)), next=button('next', partial(self.go, 1)))
     words, ways = [self.buttons[b] for b in WORDS], [self.buttons[b] for b in ('previous', 'next')]
     row = w.HBox([*words, self.note, *ways], layout=dict(flex_flow='row wrap'))

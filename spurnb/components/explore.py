@@ -6,14 +6,14 @@
 __all__ = ['NONE', 'Explorable', 'SceneComposer', 'SFSLExplorer']
 
 # %% ../../nbs/components/explore.ipynb #ee4ead68
-import base64, io
+import io
 from dataclasses import replace
 from functools import partial
 
 import torch
 from fastcore.basics import patch
 
-from ..core import UserError, pick, to_tensor
+from ..core import UserError, live_image, pick, to_tensor
 from ..objective import SFSL
 from ..prediction import decode_latents, noisify, predict_x0, signal_share
 from ..train.families import check_prompts
@@ -43,8 +43,7 @@ class Explorable:
         return self.box
 
     def _repr_mimebundle_(self, **kwargs):
-        png = base64.b64encode(self.png()).decode()
-        return self.widget._repr_mimebundle_(**kwargs) | {'image/png': png, 'text/plain': repr(self)}
+        return live_image(self.widget, self.png(), repr(self))
 
 # %% ../../nbs/components/explore.ipynb #bc53c98d
 def _figure(width, height):

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['log', 'PACE', 'WORKERS', 'SMALL_COPIES', 'Shard', 'local_shards', 'Pace', 'hub_shards', 'shard_labels',
-           'parquet_plan', 'fetch_plan', 'class_from_parquet']
+           'label_of_class', 'parquet_plan', 'fetch_plan', 'class_from_parquet']
 
 # %% ../../nbs/photos/parquet.ipynb #07ff25fe
-import importlib, io, logging, threading, time
+import importlib, io, json, logging, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ..core import UserError, atomic, read_json, settings_hash, track, write_json
@@ -107,11 +108,15 @@ def _bytes_of_images(about): # of one row group
     columns = [about.column(c) for c in range(about.num_columns)]
     return sum(c.total_compressed_size for c in columns if c.path_in_schema.startswith('image'))
 
+def _label_names(table): # as the library `datasets` writes them; [] when the file has none
+    about = json.loads((table.schema_arrow.metadata or {}).get(b'huggingface', '{}'))
+    return about.get('info', {}).get('features', {}).get('label', {}).get('names') or []
+
 def shard_labels(
     shard:Shard,
-)->dict: # 'labels': a list for each row group; 'bytes': of the images of each
+)->dict: # 'labels': a list for each row group; 'bytes': of the images of each; 'names' of labels 0, 1, ...
     "Return the labels of a shard, which are read once and then kept."
-    file = cache_home()/'imagenet'/'labels'/f'{shard.key}.json'
+    file = cache_home()/'imagenet'/'shards'/f'{shard.key}.json'
     if file.is_file(): return read_json(file)
     with _explained(shard):
         table = _parquet().ParquetFile(shard.open())
@@ -120,9 +125,39 @@ def shard_labels(
                             'give parquet files of ImageNet, with columns image and label.')
         groups = range(table.num_row_groups)
         labels = [table.read_row_group(g, columns=['label'])['label'].to_pylist() for g in groups]
-        found = dict(labels=labels, bytes=[_bytes_of_images(table.metadata.row_group(g)) for g in groups])
-    write_json(file, found)
+        sizes = [_bytes_of_images(table.metadata.row_group(g)) for g in groups]
+        found = dict(labels=labels, bytes=sizes, names=_label_names(table))
+    write_json(file, found, indent=None)
     return found
+
+# %% ../../nbs/photos/parquet.ipynb #c17a0002
+def _words(text): return frozenset(word.strip().lower() for word in text.replace('_', ' ').split(','))
+
+@cache
+def _imagenet_words(): # of each class: its words, and its WordNet id
+    from timm.data import ImageNetInfo
+    info = ImageNetInfo()
+    return [(_words(info.index_to_description(i)), id_) for i, id_ in enumerate(info.label_names())]
+
+@cache
+def _classes_meant(name): # numbers of ImageNet's classes
+    own, classes = _words(name), list(enumerate(_imagenet_words()))
+    exact = [k for k, (words, id_) in classes if own in (words, {id_})]
+    return exact or [k for k, (words, _) in classes if own <= words]
+
+@cache
+def label_of_class(
+    names:tuple, # of a data set's labels, in order; empty when they are not known
+    index:int, # of the class in ImageNet
+)->int: # its number in the data set
+    "Return the label of a class; raise a `UserError` when the names do not tell."
+    words, id_ = _imagenet_words()[index]
+    if not names or index < len(names) and _words(names[index]) & {*words, id_}: return index
+    found = [label for label, name in enumerate(names) if _classes_meant(name) == [index]]
+    if len(found) == 1: return found[0]
+    some = f'{names[index]!r}' if index < len(names) else f'one of {len(names)} others'
+    raise UserError(f'class {index} is {", ".join(sorted(words))} ({id_}), and label {index} of the data set is {some}; '
+                    'give a copy whose labels are named by WordNet ids or as in ImageNet, or a folder of the class.')
 
 # %% ../../nbs/photos/parquet.ipynb #ed6b7579
 @contextmanager
@@ -140,8 +175,9 @@ def parquet_plan(
     plan, found = [], 0
     with _workers() as pool:
         for shard, kept in zip(shards, track(pool.map(shard_labels, shards), 'labels', len(shards))):
+            wanted = label_of_class(tuple(kept['names']), index)
             for group, labels in enumerate(kept['labels']):
-                rows = [i for i, label in enumerate(labels) if label == index]
+                rows = [i for i, label in enumerate(labels) if label == wanted]
                 if rows: plan.append((shard, group, rows, kept['bytes'][group]))
                 found += len(rows)
                 if n and found >= n: return plan

@@ -16,7 +16,7 @@ from ..data import image_paths, imagenet_target
 from .downloads import RemoteFile, hub_trouble
 from .folders import read_folder
 from .imagenet import imagenet_class_images
-from .parquet import _parquet
+from .parquet import _label_names, _parquet, label_of_class
 from .spurious_imagenet import (archive_addresses, archive_file, class_in_name, load_spurious_imagenet,
                                              read_folder_name, spurious_feature)
 
@@ -62,17 +62,22 @@ def feature_image(
     return images.names[0], images[0]
 
 # %% ../../nbs/photos/peek.ipynb #d0c71009
-def _first_row(file): # open parquet file -> number of the class, PIL image
-    row = _parquet().ParquetFile(file).read_row_group(0, columns=['image', 'label']).slice(0, 1).to_pylist()[0]
-    return row['label'], _open(row['image']['bytes'])
+def _first_row(file, index): # open parquet file -> class of the first image (in words, if it has them), PIL image
+    table = _parquet().ParquetFile(file)
+    names = _label_names(table)
+    label_of_class(tuple(names), index) # the run will look for this one
+    row = table.read_row_group(0, columns=['image', 'label']).slice(0, 1).to_pylist()[0]
+    return names[row['label']] if names else row['label'], _open(row['image']['bytes'])
 
-def _on_hub(repo, split): # -> name of the first parquet file, class, PIL image
+def _on_hub(repo, split, index): # -> name of the first parquet file, class, PIL image
     from huggingface_hub import HfFileSystem
     try:
         system = HfFileSystem()
         files = sorted(system.glob(f'datasets/{repo}/data/{split}*.parquet'))
-        with system.open(files[0], 'rb', block_size=2**16) as file: return Path(files[0]).name, *_first_row(file)
+        with system.open(files[0], 'rb', block_size=2**16) as file:
+            return Path(files[0]).name, *_first_row(file, index)
     except IndexError: raise UserError(f'{repo!r} has no data/{split}*.parquet; give another data set.') from None
+    except UserError: raise
     except Exception as e: raise UserError(hub_trouble(f'datasets/{repo}', e) + '.') from e
 
 # %% ../../nbs/photos/peek.ipynb #d0c71010
@@ -80,13 +85,13 @@ def imagenet_image(
     source, # as for `imagenet_class_images`
     target, # class: number, WordNet id or name
     split:str='train', # or 'val'
-)->tuple: # name of the file, number of the class, PIL image
+)->tuple: # name of the file, class (its number, or words of the parquet file), PIL image
     "Read one image of ImageNet: of the class from a folder or tar, of any class from parquet files."
-    path, parquet = Path(source), []
+    path, index, parquet = Path(source), imagenet_target(target).index, []
     if path.is_dir(): parquet = sorted(path.rglob(f'{split}*.parquet')) or sorted(path.rglob('*.parquet'))
     elif path.suffix == '.parquet': parquet = [path]
-    if parquet: return parquet[0].name, *_first_row(parquet[0])
+    if parquet: return parquet[0].name, *_first_row(parquet[0], index)
     if not path.exists() and re.fullmatch(r'[\w.-]+/[\w.-]+', str(source)):
-        return _on_hub(str(source), 'validation' if split == 'val' else split)
-    images = imagenet_class_images(source, target, 1, split)
-    return images.names[0], imagenet_target(target).index, images[0]
+        return _on_hub(str(source), split, index)
+    images = imagenet_class_images(source, index, 1, split)
+    return images.names[0], index, images[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from PIL import Image
 
-from ..core import UserError, pick, read_json
+from ..core import UserError, live_image, pick, read_json
 from .records import arm_files, image_records, read_scores, thumbnail
 from .summary import main_arm, percent
 
@@ -303,5 +303,4 @@ def figure(self:AuditBoard): # matplotlib figure
 @patch
 def _repr_mimebundle_(self:AuditBoard, **kwargs):
     self.figure().savefig(png := io.BytesIO(), format='png')
-    image = base64.b64encode(png.getvalue()).decode()
-    return self.widget._repr_mimebundle_(**kwargs) | {'image/png': image, 'text/plain': repr(self)}
+    return live_image(self.widget, png.getvalue(), repr(self))
