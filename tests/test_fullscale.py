@@ -416,9 +416,27 @@ print(download('http://files.invalid/f.bin', sys.argv[1]).read_text())
     assert run('second', HF_HUB_OFFLINE='1') == [fetched, 'here'] and len(server.asked) == before
 
 
-@pytest.mark.parametrize('preset, precision', [('sd15', 'bfloat16'), ('sd15-lora-t4', 'float16')])
-def test_the_whole_job_at_full_scale(world, tmp_path, preset, precision):
-    "The whole command with small sizes: archive, Madry's encoder, Stable Diffusion, timm classifiers, report."
+def cut_and_continued(command, made, **env):
+    "Kill a run without warning once `made` is there, and run it again."
+    how = dict(cwd=root / 'tests', env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(root)) | env)
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    first, deadline = subprocess.Popen([sys.executable, *map(str, command)], **how, **quiet), time.monotonic() + 600
+    while not made.exists():
+        assert first.poll() is None and time.monotonic() < deadline, f'{made} was not made'
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = {f: f.stat().st_mtime_ns for f in made.rglob('*') if f.is_file()}
+    r = python(*command, **env)
+    assert before and before == {f: f.stat().st_mtime_ns for f in before}, 'what was finished was made again'
+    return r
+
+
+@pytest.mark.parametrize('preset, model, precision', [
+    ('sd15', 'sd', 'bfloat16'), ('sd15-lora-t4', 'sd', 'float16'), ('sd21', 'sd21', 'bfloat16')])
+def test_the_whole_job_at_full_scale(world, tmp_path, preset, model, precision):
+    """The whole command with small sizes: archive, Madry's encoder, Stable Diffusion, timm classifiers, report.
+    It is killed after the first training and goes on."""
     server, folder = world
     place = folder / 'imagenet'
     data = [
@@ -432,14 +450,15 @@ def test_the_whole_job_at_full_scale(world, tmp_path, preset, precision):
         'cpu',
     ]
     how = ['--preset', preset, '--target', 'hummingbird', *SMALL, 'hf-hub:nobody/model', *data]
-    r = python('-m', 'spurnb.cli', 'run', *how, **server.environment(tmp_path / 'home'))
+    command = ['-m', 'spurnb.cli', 'run', *how]
+    r = cut_and_continued(command, tmp_path / 'run' / 'model' / 'dreambooth', **server.environment(tmp_path / 'home'))
     assert r.returncode == 0, r.stdout + r.stderr
     assert 'expected memory' in r.stdout and 'expected time here' in r.stdout and 'report:' in r.stdout
     config = json.loads((tmp_path / 'run' / 'config.json').read_text())['settings']
     assert (config['data'], config['encoder'], config['generator'], config['train']['max_train_steps']) == (
         'spurious_imagenet',
         'madry:resnet50_l2_eps3',
-        HUB['sd'],
+        HUB[model],
         2,
     )
     metrics = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
@@ -485,7 +504,8 @@ def test_sdxl_a_tar_and_a_detector(world, tmp_path):
     server, folder = world
     env = server.environment(tmp_path / 'home')
     how = ['--preset', 'sdxl', '--target', 'hummingbird', '--class_images', folder / 'train.tar', *SMALL]
-    r = python('-m', 'spurnb.cli', 'run', *how, '--out', tmp_path / 'run', '--device', 'cpu', **env)
+    command = ['-m', 'spurnb.cli', 'run', *how, '--out', tmp_path / 'run', '--device', 'cpu']
+    r = cut_and_continued(command, tmp_path / 'run' / 'model' / 'dreambooth', **env)
     assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stdout + r.stderr
     assert (tmp_path / 'run' / 'model' / 'sfsl' / 'pytorch_lora_weights.safetensors').is_file() and list(
         (tmp_path / 'home' / 'spurnb' / 'imagenet').iterdir()

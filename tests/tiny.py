@@ -104,6 +104,32 @@ def tiny_pipeline(seed=0, latent=8, widths=(8, 16), vae_widths=(8, 8, 16)):
     return pipe
 
 
+def tiny_sd15(seed=0):
+    "What `tiny_pipeline` is, in the shape of Stable Diffusion 1.5: PNDM, epsilon, a safety checker."
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    small = tiny_pipeline(seed)
+    layers = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    looks = layers | dict(image_size=16, patch_size=8)
+    scheduler = PNDMScheduler(
+        beta_schedule='scaled_linear',
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
+        set_alpha_to_one=False,
+        skip_prk_steps=True,
+    )
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=layers, vision_config=looks, projection_dim=8))
+    parts = small.components | dict(
+        scheduler=scheduler,
+        safety_checker=checker,
+        feature_extractor=CLIPImageProcessor(size=dict(shortest_edge=16), crop_size=dict(height=16, width=16)),
+    )
+    return StableDiffusionPipeline(**parts, requires_safety_checker=True)
+
+
 def tiny_sdxl(seed=0):
     "A `StableDiffusionXLPipeline` around the parts of `tiny_pipeline`, with two text encoders and epsilon-prediction."
     import torch
