@@ -29,6 +29,8 @@ def source(cell):
 @pytest.mark.parametrize('name', notebooks)
 def test_outputs_are_fit_for_a_page(name):
     for cell in notebooks[name]['cells']:
+        kinds = [o.get('name') for o in cell.get('outputs', [])]
+        assert ('stdout', 'stdout') not in zip(kinds, kinds[1:]), f'{name}, {cell["id"]} prints in pieces'
         for o in cell.get('outputs', []):
             data, text = o.get('data', {}), ''.join(o.get('text', o.get('data', {}).get('text/plain', '')))
             where = f'{name}, {cell["id"]}: {source(cell)[:60]!r}'
