@@ -29,6 +29,8 @@ def source(cell):
 @pytest.mark.parametrize('name', notebooks)
 def test_outputs_are_fit_for_a_page(name):
     for cell in notebooks[name]['cells']:
+        kinds = [o.get('name') for o in cell.get('outputs', [])]
+        assert ('stdout', 'stdout') not in zip(kinds, kinds[1:]), f'{name}, {cell["id"]} prints in pieces'
         for o in cell.get('outputs', []):
             data, text = o.get('data', {}), ''.join(o.get('text', o.get('data', {}).get('text/plain', '')))
             where = f'{name}, {cell["id"]}: {source(cell)[:60]!r}'
@@ -159,6 +161,11 @@ def documented(cells):
             yield re.search(r'^### (\S+)', text, re.M)[1], re.search(r'```python\n(.*?)```', text, re.S)[1]
 
 
+def test_a_heading_shows_its_underscores(pages):
+    names = [symbol for _, cells in built(pages) for symbol, _ in documented(cells)]
+    assert r'SFSL.\_\_call\_\_' in names and not [n for n in names if '__' in n]
+
+
 def test_a_signature_has_a_parameter_a_line(pages):
     count = 0
     for name, cells in built(pages):
@@ -235,6 +242,20 @@ def test_cells_that_only_import_are_folded(pages):
             cell = next(c for c in cells if seen(c) == code)
             if all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body):
                 assert body and re.search(r'^#\| *code-fold: *true', source(cell), re.M), f'{name}: {code}'
+
+
+def test_no_link_is_in_another(pages):
+    for name, cells in built(pages):
+        assert not [c for c in cells if c['cell_type'] == 'markdown' and '[[`' in source(c)], name
+
+
+def test_a_printed_table_has_a_head():
+    from tools.docs import as_tables
+
+    rows = 'fireboat  1.00  0.81\nkoala     0.50  0.20\ntench     0.25  0.10\n'
+    [bare] = as_tables(rows)
+    assert ''.join(bare['text']) == rows
+    assert '| class | rate | low |' in ''.join(next(as_tables(f'class  rate  low\n{rows}'))['data']['text/markdown'])
 
 
 def test_tables_are_tables(pages):

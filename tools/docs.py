@@ -98,6 +98,11 @@ class Renderer(BasicMarkdownRenderer):
         super().__init__(as_imported(sym), name=name or full_name(sym), title_level=title_level)
         self.dm, self.fn = Signature(self.sym), self.nm
 
+    def _repr_markdown_(self):
+        "Return the text of the page; the underscores of `__call__` in a heading are no emphasis."
+        name = self.nm.replace('__', r'\_\_')
+        return super()._repr_markdown_().replace(f'# {self.nm}\n', f'# {name}\n', 1)
+
 
 # ---- tables
 
@@ -154,11 +159,16 @@ def printed_tables(text):
         at += len(group)
 
 
+def has_head(rows):
+    "Return whether the first row names the others: a word above numbers."
+    return any(all(map(number, cells)) and not number(name) for name, *cells in zip(*rows))
+
+
 def as_tables(text):
     "Return printed text as outputs of a cell: tables where columns are told apart by spaces, the rest as it is."
     lines, done = text.splitlines(keepends=True), 0
     for start, stop, rows in printed_tables(text):
-        if len(rows) < 3:
+        if len(rows) < 3 or not has_head(rows):
             continue
         if rest := ''.join(lines[done:start]).strip('\n'):
             yield printed(rest + '\n')
@@ -324,7 +334,7 @@ def plain_signatures(cell):
 
 
 class Pages(Processor):
-    "Begin every page with links to its notebook, and end no sentence with a colon that leads to hidden code."
+    "Begin every page with links to its notebook; no link in a link, no colon that leads to hidden code."
 
     def end(self):
         cells = [c for c in self.nb.cells if c.get('source') is not None and not only_comments(c)]
@@ -332,6 +342,7 @@ class Pages(Processor):
             if cell.cell_type != 'markdown':
                 continue
             cell.source = re.sub(r'^\[!\[Open in Colab\].*\n*', '', cell.source)
+            cell.source = re.sub(r'\[\[(`[^`]+`)\]\([^)]+\)\]\(', r'[\1](', cell.source)  # nbdev's link within ours
             if cell.source.rstrip().endswith(':') and (following is None or following.cell_type != 'code'):
                 cell.source = cell.source.rstrip()[:-1] + '.'
         at = next((i for i, c in enumerate(cells) if c.cell_type != 'raw'), len(cells))

@@ -58,13 +58,24 @@ def shown(output):
     return output.get('name') != 'stderr' and (view is None or 'image/png' in output.data)
 
 
+def joined(outputs):
+    "Outputs with texts of one stream as one: a bar between two prints has cut them, and a page frames each piece."
+    out = []
+    for o in outputs:
+        if out and o.output_type == 'stream' and o.get('name') == out[-1].get('name'):
+            out[-1].text += o.text
+        else:
+            out.append(o)
+    return out
+
+
 def tidy(nb):
     "Without messages to stderr, states of widgets, second copies of pictures, and names of temporary folders."
     nb.metadata.pop('widgets', None)
     for cell in nb.cells:
         if cell.cell_type != 'code':
             continue
-        cell.outputs = [o for o in cell.outputs if shown(o)]
+        cell.outputs = joined([o for o in cell.outputs if shown(o)])
         for o in cell.outputs:
             if 'text' in o:
                 o.text = re.sub(rf'{re.escape(tempfile.gettempdir())}/tmp\w+', '...', o.text)

@@ -135,6 +135,7 @@ def title(self:AuditBoard,
 
 @patch
 def __repr__(self:AuditBoard):
+    "Return how many images match, and the selected one in words."
     return f'AuditBoard: {len(self.shown)} of {len(self.records)} images, {self.title(self.at)}'
 
 # %% ../../nbs/report/board.ipynb #7b79e953

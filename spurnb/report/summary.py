@@ -100,10 +100,10 @@ FORESTS = ('spurious_rate_valid', 'object_absent', 'feature_present', 'consisten
 
 # %% ../../nbs/report/summary.ipynb #0001da23
 def percent(
-    x:float, # a share
+    x:float, # a share; the end of a t interval may be beyond 0 or 1 and is cut there
 )->str:
     "Return a share as text, with a decimal where rounding would make it look certain."
-    p = 100*x
+    p = 100*min(max(x, 0), 1)
     return f'{p:.1f}%' if 0 < p < .95 or 99.05 < p < 100 else f'{p:.0f}%'
 
 def show(
