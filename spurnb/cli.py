@@ -8,7 +8,7 @@ __all__ = ['WORLD_COMMANDS', 'COMMANDS', 'Run', 'run_options', 'spurnb_run', 'Do
            'WorldDraw', 'WorldCheck', 'WorldStudy', 'subcommand', 'spurnb_world', 'Bench', 'spurnb_bench', 'main']
 
 # %% ../nbs/cli.ipynb #94f12b1c
-import os, sys, time, webbrowser
+import os, shutil, sys, time, webbrowser
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,7 @@ def spurnb_run(
     for name, given in (('shard', o.shard), ('fresh', o.fresh)):
         if given and o.jobs.cluster: raise UserError(f'--{name} does not go with --cluster; leave one of them out.')
     share([], o.shard)
-    if o.show: print(settings_text(s))
+    if o.show: print(settings_text(s, shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000))
     print(*_plan(s, runs), sep='\n', flush=True)
     if o.show: return
     if runs > 1: return _several(s, targets, o.seeds, o.fresh, o.shard, o.open, o.jobs)

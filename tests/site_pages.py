@@ -124,3 +124,17 @@ WIDE = """inner => {
   }
   return out;
 }"""
+# words in a table that are cut in two
+CUT = r"""() => {
+  const out = [], range = document.createRange(), walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const text = walk.currentNode;
+    if (!text.parentElement.closest('th, td')) continue;
+    for (const word of text.textContent.matchAll(/[\w.]+/g)) {
+      range.setStart(text, word.index);
+      range.setEnd(text, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) out.push(word[0]);
+    }
+  }
+  return out;
+}"""

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from made_up import JUDGES, made_up_run
-from site_pages import FAINT
+from site_pages import CUT, FAINT
 from spurnb.cli import spurnb_audit
 from spurnb.core import UserError, save_png
 from spurnb.data import mini_root
@@ -358,6 +358,11 @@ def test_a_printed_page_is_not_cut(page):
         parts = '[...document.querySelectorAll("td, th, img, p, pre")]'
         beyond = f'{parts}.filter(e => e.getBoundingClientRect().right > 689)'
         assert tab.evaluate(f'{beyond}.map(e => e.outerHTML.slice(0, 80))') == []
+        heads = set(tab.locator('thead th').all_inner_texts())
+        assert not [word for word in tab.evaluate(CUT) if any(word in head.split() for head in heads)]
+        kept = '(name, kept) => getComputedStyle(document.querySelector(name))[kept]'
+        assert tab.evaluate(f'({kept})("dt", "breakAfter")') == 'avoid' # a term stays with its definition
+        assert tab.evaluate(f'({kept})("p.soft", "breakInside")') == 'avoid'
 
 
 def test_images_are_larger_on_wide_screens(page):

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from site_pages import FAINT, WIDE, page_html, styles
+from site_pages import CUT, FAINT, WIDE, page_html, styles
 
 root = Path(__file__).resolve().parents[1]
 config = ConfigParser(delimiters='=')
@@ -279,6 +279,8 @@ def test_tables_are_tables(pages):
 def test_what_quarto_is_pointed_to_is_there(pages):
     import yaml
 
+    site = yaml.safe_load((root / '_quarto.yml').read_text())['website']
+    assert site['open-graph'] and site['twitter-card']
     folder, _ = pages
     stub = yaml.safe_load((folder / '_quarto.yml').read_text())
     html, bar = (
@@ -289,6 +291,8 @@ def test_what_quarto_is_pointed_to_is_there(pages):
         *stub['metadata-files'],
         html['css'],
         *html['theme']['dark'],
+        stub['website']['favicon'],
+        stub['website']['image'],  # of the card of a link
         *(o['href'] for o in bar['left'] + bar['right']),
     ]
     named += [
@@ -360,6 +364,7 @@ def test_pages_in_a_browser(pages, style, width, mode, tmp_path):
             )
             tab.goto((tmp_path / 'page.html').as_uri())
             wrong += [f'{name}: {w}' for w in tab.evaluate(WIDE, width == 1400)]
+            wrong += [f'{name}: {w} is cut in two' for w in tab.evaluate(CUT)]
             wrong += [f'{name}: {colors} {w}' for colors, w in tab.evaluate(FAINT).items()]
         browser.close()
     assert not [url for url in asked if not url.startswith(('file:', 'data:'))]

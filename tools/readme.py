@@ -1,6 +1,6 @@
 """README.md from nbs/index.ipynb, without Quarto: nbdev processes the notebook, nbconvert writes the markdown.
 
-python tools/readme.py            write README.md and the pictures it shows
+python tools/readme.py            write README.md, the pictures it shows and nbs/preview.png
 python tools/readme.py --check    exit 1 if they are not what the notebook gives
 """
 
@@ -73,7 +73,8 @@ def main():
     check = parser.parse_args().check
     os.chdir(root)
     text, pictures = render()
-    files = {'README.md': text.encode(), **pictures}
+    # the first picture is also that of links to the site, which _quarto.yml names
+    files = {'README.md': text.encode(), **pictures, 'nbs/preview.png': next(iter(pictures.values()))}
     if check:
         stale = [
             name for name, data in files.items() if not Path(name).exists() or Path(name).read_bytes() != data

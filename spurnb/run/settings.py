@@ -7,6 +7,7 @@ __all__ = ['EXTRA_ARMS', 'IMAGENET_JUDGES', 'SD15', 'LORA', 'PRESETS', 'Referenc
            'change', 'settings_for', 'recorded', 'file_changes', 'settings_text']
 
 # %% ../../nbs/run/settings.ipynb #c0d39568
+import textwrap
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -207,9 +208,11 @@ def _shown(value):
 # %% ../../nbs/run/settings.ipynb #e643f6ab
 def settings_text(
     settings:RunSettings,
+    width:int=10_000, # columns of the terminal; what does not fit goes on below, indented
 )->str: # a line a setting
     "Return every setting with its value and meaning; * marks those that differ from the preset `mini`."
     lines = []
     for name, value, usual, meaning in _rows(settings, PRESETS['mini']):
-        lines.append(f'{"*" if value != usual else " "} --{name} {_shown(value)}  # {meaning}')
+        line = f'{"*" if value != usual else " "} --{name} {_shown(value)}  # {meaning}'
+        lines += textwrap.wrap(line, width, subsequent_indent=' '*6, break_long_words=False, break_on_hyphens=False)
     return '\n'.join(lines)
