@@ -157,7 +157,7 @@ def label_of_class(
     if len(found) == 1: return found[0]
     some = f'{names[index]!r}' if index < len(names) else f'one of {len(names)} others'
     raise UserError(f'class {index} is {", ".join(sorted(words))} ({id_}), and label {index} of the data set is '
-                    f'{some}; give a copy whose labels are named by WordNet ids or as in ImageNet, or a folder of the class.')
+                    f'{some}; give a copy whose labels are named by WordNet ids or as in ImageNet, or a folder.')
 
 # %% ../../nbs/photos/parquet.ipynb #ed6b7579
 @contextmanager
