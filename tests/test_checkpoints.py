@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from spurnb.core import UserError
-from spurnb.train.checkpoints import load_pipeline, read_losses, write_losses
+from spurnb.train.checkpoints import load_pipeline, load_result, read_losses, save_result, write_losses
 from spurnb.train.lora import LORA_FILE, add_lora, check_kohya, load_lora, save_lora
 from tiny import tiny_pipeline
 
@@ -21,6 +21,16 @@ def test_pipelines_that_cannot_be_loaded(wrong, said):
 
 def test_a_folder_without_a_pipeline(tmp_path):
     with pytest.raises(UserError, match='check that it has a model_index.json'): load_pipeline(tmp_path, 'cpu')
+
+@pytest.mark.parametrize('file', ['model_index.json', 'text_encoder/config.json', 'tokenizer/tokenizer_config.json'])
+def test_a_damaged_result_is_no_result(file, tmp_path):
+    "Not the weights alone: whatever diffusers would stumble over. A model card may be edited."
+    pipe, result = tiny_pipeline(), tmp_path/'model'
+    save_result(pipe, result, 1, {})
+    (result/'README.md').write_text('my words')
+    assert load_result(pipe, result, 1, {})
+    (result/file).write_bytes((result/file).read_bytes()[:-2])
+    assert not load_result(pipe, result, 1, {})
 
 def test_losses_survive_a_full_disk(tmp_path, monkeypatch):
     history = [dict(step=0, loss=1/3), dict(step=1, loss=2/3)]

@@ -153,7 +153,8 @@ def save_result(
     with _room('the result', folder), atomic(folder) as part:
         with _quiet(): save_lora(pipe, part) if has_lora(pipe) else pipe.save_pretrained(part)
         if card: card.save(part/'README.md')
-        files = {f.relative_to(part).as_posix(): sha256(f) for f in sorted(part.rglob('*.safetensors'))}
+        made = (f for f in sorted(part.rglob('*')) if f.is_file() and f.name != 'README.md') # people edit that one
+        files = {f.relative_to(part).as_posix(): sha256(f) for f in made}
         write_json(part/'spurnb.json', dict(steps=steps, identity=identity, files=files))
 
 # %% ../../nbs/train/checkpoints.ipynb #c192bf0a
