@@ -108,7 +108,7 @@ def mini_class_images(
     seed:int=0, # of the scenes
 ): # tensor (n, 3, 64, 64) in [0,1]
     "Draw images of class `target` with the share of usual contexts that the classifiers were trained on."
-    strength = mini_record()['settings'].get('strength', .9)
+    strength = mini_record()['settings'].get('strength', 1.)
     return to_tensor(draw_scenes(class_scenes(target, n, seed, strength)))
 
 def mini_null_images(

@@ -26,7 +26,7 @@ from ..world.scenes import (CONTEXT_NAMES, OBJECT_NAMES, VARIANTS, class_scenes,
 @dataclass
 class Meters:
     "The embedded world's truth meters, which predict the true content of images."
-    object:Encoder   # images to logits (n, 7), in the order of `OBJECT_NAMES`
+    object:Encoder   # images to logits (n, 13), in the order of `OBJECT_NAMES`
     context:Encoder  # images to logits (n, 25), in the order of `CONTEXT_NAMES`
     columns = ('p_object', 'p_any_object', 'p_feature', 'p_context') # of `presence`
 
@@ -36,7 +36,7 @@ class Meters:
     def hash(self): return settings_hash([self.object.hash, self.context.hash])
 
     @torch.inference_mode()
-    def __call__(self, images, batch:int=64): # -> dict of float arrays: object (n, 7), context (n, 25)
+    def __call__(self, images, batch:int=64): # -> dict of float arrays: object (n, 13), context (n, 25)
         "Return the probabilities of all objects and contexts in `images` (n, 3, h, w)."
         device, found = self.object.mean.device, {}
         for name, logits in self.logits.items():
