@@ -34,7 +34,7 @@ def mini_target(
     name:str, # a class of the embedded world
 )->Target:
     "Return a class of the embedded world with its own context as the feature."
-    context, variant = feature_of(name)
+    context, variant, _ = feature_of(name)
     return Target(name, CLASSES.index(name), context, f'{variant} {context}', tuple(CLASSES))
 
 # %% ../nbs/01_data.ipynb #783cfdad

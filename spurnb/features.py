@@ -122,6 +122,11 @@ def alpha_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n, L) in logi
     return (psi - self.mean) @ self.components * self.components.sum(0)
 
 @patch
+def alpha_spread(self:NeuralPCA): # (L,) in logit units
+    "Return the standard deviation of each alpha over the class's images."
+    return self.eigenvalues.clamp_min(0).sqrt() * self.components.sum(0).abs()
+
+@patch
 def rest_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n,) in logit units
     "Return the share of the logit outside of the components: zero for a full basis."
     centered = psi - self.mean
@@ -286,8 +291,8 @@ def separation(
     return dict(auc=round(float(test.statistic)/(len(own)*len(rest)), 4), p=p)
 
 # %% ../nbs/03_features.ipynb #4baf9922
-RULE = ('of the components that carry at least {least:.1%} of the variance of the class logit over class images, and of '
-        'which references have at least {reach:.0%} of what class images have, the {n} with the largest difference '
+RULE = ('of the components that carry at least {least:.1%} of the variance of the class logit over class images, and '
+        'of which references have at least {reach:.0%} of what class images have, the {n} with the largest difference '
         "between references and other images in standard deviations (Cohen's d)")
 
 def cohens_d(
@@ -329,7 +334,8 @@ def choose_components(
     fit = carries.int() + (carries & (reached >= reach)).int()
     chosen = (fit*2*d.abs().max() + d).argsort(descending=True)[:n].tolist()
     def short(x): return [round(v, 4) for v in x.tolist()]
-    found = dict(contrast=short(c), share=short(share), d=short(d), reach=[v if v >= 0 else None for v in short(reached)])
+    found = dict(contrast=short(c), share=short(share), d=short(d))
+    found['reach'] = [v if v >= 0 else None for v in short(reached)]
     return dict(rule=RULE.format(least=least, reach=reach, n=n), chosen=chosen,
                 separation=separation(pca, references, others, chosen), **found,
                 why=[_why(l, found, chosen, least, reach) for l in range(len(c))])

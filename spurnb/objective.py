@@ -61,7 +61,7 @@ class SFSL:
         pca, # `NeuralPCA` of the class, with its encoder
         components=None, # indices of its spurious components, for `alpha`; None for all of them
         features:str='alpha', # 'alpha', 'psi' or 'phi': see `g`
-        distance:str='push', # 'push' (alpha only), 'cosine' (phi, psi) or 'l2', in units of the references' variance
+        distance:str='push', # 'push' (alpha only), 'cosine' (phi, psi) or 'l2', each in its unit: see `_unit`
         reference:str='image', # compare with the 'image' being denoised, or with the 'mean', 'nearest' or 'strongest'
         weight:str='signal', # w(t): the share of 'signal' (`alphas_cumprod`), or 'uniform'
         decoder:str='exact', # one of `DECODERS`
@@ -80,7 +80,7 @@ class SFSL:
         self.components = [int(c) for c in (every if components is None else components)]
         self._check(references)
         with torch.no_grad(): self.pool = None if references is None else self.g(references.to(pca.mean.device))
-        self.unit = self.pool.var(0).sum().clamp_min(1e-12).item() if distance == 'l2' else 1.
+        self.unit = self._unit()
 
 # %% ../nbs/05_objective.ipynb #0216cd43
 @patch
@@ -106,6 +106,13 @@ def _check(self:SFSL, references):
     if self.distance == 'l2' and known < 2:
         raise UserError(f"distance 'l2' is in units of the references' variance, and there are {known}; "
                         "give two or more as references=, or take 'push'.")
+
+@patch
+def _unit(self:SFSL)->float:
+    "Return what a distance is divided by: for `push` the spread of alpha over class images, for `l2` the references'."
+    if self.distance == 'push':
+        return self.pca.alpha_spread()[self.components].square().mean().sqrt().clamp_min(1e-6).item()
+    return self.pool.var(0).sum().clamp_min(1e-12).item() if self.distance == 'l2' else 1.
 
 # %% ../nbs/05_objective.ipynb #bc9ec365
 @patch
@@ -188,7 +195,7 @@ def _mark(*tensors): # 12 hexadecimal digits
 @patch
 def settings(self:SFSL)->dict: # name -> what JSON can hold; of tensors 12 hexadecimal digits
     "Return what makes this loss this loss, for a run's record."
-    keys = ('components', 'features', 'distance', 'reference', 'weight', 'decoder', 'gate', 'sample')
+    keys = ('components', 'features', 'distance', 'unit', 'reference', 'weight', 'decoder', 'gate', 'sample')
     p, tiny = self.pca, self.tiny.state_dict().values() if self.tiny else ()
     return dict({k: getattr(self, k) for k in keys}, encoder=p.encoder.hash, target=p.target,
                 pca=_mark(p.mean, p.components, p.weight, p.phi_mean), references=_mark(self.pool), tiny=_mark(*tiny))

@@ -17,8 +17,8 @@ import numpy as np
 
 from ..core import atomic, sha256, to_tensor, track, write_json
 from .fit import WORLD_JUDGES, attack, batch
-from ..world.scenes import (CLASSES, CONTEXT_NAMES, CONTEXTS, OBJECT_NAMES, TARGETS, caption,
-                                 classifier_scenes, draw_scenes, independent_scenes)
+from ..world.scenes import (CLASSES, CONTEXT_NAMES, CONTEXTS, FORMS, OBJECT_NAMES, TARGETS, VARIANTS, caption,
+                                 classifier_scenes, draw_scenes, feature_of, independent_scenes, reference_scenes)
 
 # %% ../../nbs/lab/checks.ipynb #888bc59b
 def _half(state):
@@ -109,12 +109,16 @@ def objectless(
     target, # one of `TARGETS`
     n, # images of each kind
     seed=1, # of the scenes
-)->dict: # spurious_rate, background, other_context -> images
-    "Return references and both kinds of null images; a rate is named after what a class's name for them means."
+)->dict: # spurious_rate, described, background, other_context -> images
+    "Return references, clear scenes of the feature's words in all forms, and both kinds of null images."
     from spurnb.data import mini_null_images, mini_references
     null = mini_null_images(target, 2*n, seed)
     refs = mini_references(target, n=1, held_out=n, seed=seed).held_out
-    return dict(spurious_rate=refs, background=null[0::2], other_context=null[1::2])
+    forms = FORMS[feature_of(target)[0]]
+    some = reference_scenes(target, n, seed)
+    words = [replace(s, faint=False, form=forms[i % len(forms)]) for i, s in enumerate(some)]
+    return dict(spurious_rate=refs, described=to_tensor(draw_scenes(words)), background=null[0::2],
+                other_context=null[1::2])
 
 def check_classifiers(
     judges, # list of `Judge`
@@ -134,7 +138,7 @@ def check_classifiers(
     def checked(logits, attacked):
         found = dict(accuracy=_share(_answers(logits, x) == y),
                      pgd20=pgd_share(logits, x[:attacked], y[:attacked], seed))
-        for kind in ('spurious_rate', 'background', 'other_context'):
+        for kind in empty[TARGETS[0]]:
             found[kind] = {t: _share(_answers(logits, e[kind]) == CLASSES.index(t)) for t, e in empty.items()}
         return found
     return dict(encoder=checked(encoder.logits, attacked),
@@ -151,7 +155,7 @@ def check_meters(
     import torch
     scenes, found = independent_scenes(n, 30_000+seed, CLASSES), {}
     truth = dict(object=[OBJECT_NAMES.index(s.obj) for s in scenes],
-                 context=[CONTEXT_NAMES.index((s.context, s.variant)) for s in scenes])
+                 context=[CONTEXT_NAMES.index(s.feature) for s in scenes])
     for end, shown in (('', [replace(s, far=False, faint=False) for s in scenes]), ('_all', scenes)):
         x = batch(draw_scenes(shown), np.arange(n))
         found |= {k + end: _share(_answers(m, x) == torch.tensor(truth[k])) for k, m in meters.items()}
@@ -185,9 +189,9 @@ def check_generator(
     found = dict(objects={}, variants={}, bare={}, prompted={})
     for t in track(TARGETS, 'generated objects'):
         found['objects'][t] = _share(seen(caption(t), n_class, 'object') == OBJECT_NAMES.index(t))
-    for c, v in track(CONTEXT_NAMES[1:], 'generated variants'):
-        right = seen(caption(context=c, variant=v), n_variant, 'context') == CONTEXT_NAMES.index((c, v))
-        found['variants'][f'{v} {c}'] = _share(right)
+    for c, v in track([(c, v) for c in CONTEXTS for v in VARIANTS[c]], 'generated variants'):
+        answers = seen(caption(context=c, variant=v), n_variant, 'context').tolist()
+        found['variants'][f'{v} {c}'] = _share([CONTEXT_NAMES[a][:2] == (c, v) for a in answers])
     for c in track(CONTEXTS, 'generated bare contexts'):
         found['bare'][c] = _share(seen(caption(context=c), n_context, 'object') != 0)
     for t in track(TARGETS if judges else (), 'generated for the judges'):
@@ -227,7 +231,7 @@ def _component_values(rows): # -> dict bar -> values
 def _generator_values(generator, judges): # -> dict bar -> values
     "Return what the bars on generated images are about."
     found = {kind: _values(generator[kind]) for kind in ('objects', 'variants', 'bare')}
-    drawn = {t: np.mean(r) for t, r in _judged(judges, 'spurious_rate').items()}
+    drawn = {t: np.mean(r) for t, r in _judged(judges, 'described').items()}
     apart = [abs(np.mean(_values(rates)) - drawn[t]) for t, rates in generator.get('prompted', {}).items()]
     return found | (dict(prompted=apart) if apart else {})
 

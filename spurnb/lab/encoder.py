@@ -31,7 +31,7 @@ def parts(): # -> dict question -> slice
     ends = np.cumsum([0, *PARTS.values()])
     return {q: slice(int(a), int(b)) for q, a, b in zip(PARTS, ends, ends[1:])}
 
-def question_mask(): # (44, 224), 0 or 1
+def question_mask(): # (92, 224), 0 or 1
     "Return which features each answer may read."
     return torch.block_diag(*(torch.ones(n, width) for n, width in zip(SIZES, PARTS.values())))
 
@@ -44,12 +44,12 @@ def features(
 
 def truths(scenes): # (n, 3), numbers of the right answers
     "Return the truth about each scene."
-    facts = ((s.obj, (s.context, s.variant), s.background) for s in scenes)
+    facts = ((s.obj, s.feature, s.background) for s in scenes)
     return torch.tensor([[a.index(t) for a, t in zip(QUESTIONS.values(), f)] for f in facts])
 
 # %% ../../nbs/lab/encoder.ipynb #254e54ff
 def answer_loss(
-    logits, # (n, 44)
+    logits, # (n, 92)
     truth, # (n, 3)
 ):
     "Return the cross-entropy, summed over the questions."
@@ -60,7 +60,7 @@ def train_questions(
     folder, # for weights and state
     settings, # `WorldSettings`
     eps=.25, # radius of the attacks; 0 trains an ordinary network
-): # -> `small_resnet` with 44 answers
+): # -> `small_resnet` with 92 answers
     "Train the network behind the encoder on the three questions, under attack."
     images, scenes = every_object(folder, settings)
     truth, mask = truths(scenes), question_mask()
@@ -110,7 +110,7 @@ def effects(
     without = dict(object=[replace(s, obj=None) for s in scenes],
                    context=[replace(s, context=None, variant=None) for s in scenes])
     shown = dict(object=[[s.obj == t for s in scenes] for t in TARGETS],
-                 context=[[(s.context, s.variant) == feature_of(t) for s in scenes] for t in TARGETS])
+                 context=[[s.feature == feature_of(t) for s in scenes] for t in TARGETS])
     both, found = phi(scenes), {}
     for what, here in shown.items():
         here = torch.tensor(here).float()

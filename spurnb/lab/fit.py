@@ -287,7 +287,7 @@ def train_meters(folder, settings):
     from spurnb.encoders import small_resnet
     images, scenes = every_object(folder, settings)
     truths = dict(object=(OBJECT_NAMES, [s.obj for s in scenes]),
-                  context=(CONTEXT_NAMES, [(s.context, s.variant) for s in scenes]))
+                  context=(CONTEXT_NAMES, [s.feature for s in scenes]))
     for name, (answers, truth) in truths.items():
         torch.manual_seed(settings.seed)
         model = small_resnet(len(answers), METER_WIDTHS)

@@ -69,7 +69,7 @@ def world_words(): # -> set of str
     "Return every word of the captions that the generator learns, and `sks`."
     words = {'sks'}
     for obj in (None, *TARGETS):
-        for context, variant in CONTEXT_NAMES:
+        for context, variant, _ in CONTEXT_NAMES:
             for background in (None,)+BACKGROUNDS:
                 words |= {*caption(obj, context, variant, background).replace('-', ' ').split()}
     return words
