@@ -237,7 +237,10 @@ def finetune_target(
     if train.sfsl_weight: loss = _sfsl(target, images, pca, encoder, components, sfsl, device)
     if train.prior_per_step and prior: given = folder_images(prior, image_side(pipe))[0]
     elif train.prior_per_step:
-        given = prior_images(pipe, train.class_prompt, train.num_class_images, seed, Path(out)/'prior')
+        made = Path(out)/'prior'
+        if not state or state.is_main_process: claim(out, 'spurnb_finetune', empty=False, own=(made,))
+        if state: state.wait_for_everyone()
+        given = prior_images(pipe, train.class_prompt, train.num_class_images, seed, made)
     license = license or ('' if references else 'drawn by code, Apache 2.0')
     history = finetune(pipe, images, given, train, loss, out, device=device, monitor=monitor, license=license,
                        seed=seed, masks=masks)

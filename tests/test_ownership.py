@@ -153,3 +153,17 @@ def test_fewer_references_leave_no_old_ones(tmp_path):
     names = {f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob('*') if f.is_file() and f.name != MARK}
     assert names == {*(f'references/00{i}.png' for i in range(3)), 'references/mine',
                      'images/references/00000.png', 'images/references/00001.png'}
+
+
+def test_the_same_fine_tuning_again(tmp_path):
+    "Prior images, states and model are its own: a second call goes on, also with other references."
+    from spurnb.finetune import finetune_target
+    from spurnb.train.settings import TrainSettings
+
+    small = TrainSettings(max_train_steps=1, num_class_images=1, train_batch_size=1, prior_batch_size=1, sfsl_weight=0.)
+    def tune(**more): return finetune_target('fireboat', train=small, device='cpu', out=tmp_path/'out', **more)
+    tune()
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'prior').rglob('*.png')}
+    assert len(before) == 1 and tune().folder.is_dir()
+    tune(seed=1)
+    assert before == {f: f.stat().st_mtime_ns for f in before}
