@@ -158,6 +158,13 @@ def finetune(
     return history
 
 # %% ../nbs/06_finetune.ipynb #9dae28d7
+def _drawn_prior(pipe, train, seed, out, state):
+    "Return prior images that the untuned model draws into a folder which is ours before the first of them."
+    place = Path(out)/'prior'
+    if not state or state.is_main_process: claim(out, 'spurnb_finetune', empty=False, own=(place,))
+    if state: state.wait_for_everyone()
+    return prior_images(pipe, train.class_prompt, train.num_class_images, seed, place)
+
 def _sfsl(target, references, pca, encoder, components, settings, device):
     "Return the similarity loss, from a saved PCA or from the embedded world's class images."
     from spurnb.data import mini_class_images, mini_null_images, mini_target
@@ -236,11 +243,7 @@ def finetune_target(
     else: images = mini_references(target).images
     if train.sfsl_weight: loss = _sfsl(target, images, pca, encoder, components, sfsl, device)
     if train.prior_per_step and prior: given = folder_images(prior, image_side(pipe))[0]
-    elif train.prior_per_step:
-        made = Path(out)/'prior'
-        if not state or state.is_main_process: claim(out, 'spurnb_finetune', empty=False, own=(made,))
-        if state: state.wait_for_everyone()
-        given = prior_images(pipe, train.class_prompt, train.num_class_images, seed, made)
+    elif train.prior_per_step: given = _drawn_prior(pipe, train, seed, out, state)
     license = license or ('' if references else 'drawn by code, Apache 2.0')
     history = finetune(pipe, images, given, train, loss, out, device=device, monitor=monitor, license=license,
                        seed=seed, masks=masks)
