@@ -24,7 +24,7 @@ from .run.cluster import ClusterSettings
 from .run.options import read_options
 from .run.settings import RunSettings, file_changes, settings_for, settings_text
 from .train.settings import SFSLSettings, TrainSettings
-from .world.scenes import CLASSES
+from .world.scenes import TARGETS
 
 
 # %% ../nbs/cli.ipynb #6c2be98e
@@ -122,9 +122,9 @@ def spurnb_run(
     "Run the whole job."
     args = sys.argv[1:] if args is None else [str(a) for a in args]
     every = _typed(args, '--target') == 'all'
-    if every: args = [CLASSES[0] if a == 'all' else a.replace('=all', f'={CLASSES[0]}') for a in args]
+    if every: args = [TARGETS[0] if a == 'all' else a.replace('=all', f'={TARGETS[0]}') for a in args]
     o = run_options(args)
-    s, targets = o.choices, CLASSES if every else [o.choices.target]
+    s, targets = o.choices, TARGETS if every else [o.choices.target]
     runs = len(targets)*positive(o.seeds, 'seeds')
     for name, given in (('shard', o.shard), ('cluster', o.jobs.cluster)):
         if given and runs == 1: raise UserError(f'--{name} needs several runs; also give --seeds, or --target all.')
@@ -357,8 +357,8 @@ class WorldVariant:
     "Train encoder and judges on a weaker or stronger shortcut, and copy everything else."
     out:str = 'world' # folder of the variant
     base:str = '' # world to vary; empty: the package's own
-    strength:float = .9 # share of the judges' scenes that show the class's own context
-    eps:float = .5 # radius of the attacks in the encoder's training; 0: an ordinary encoder
+    strength:float = 1. # factor on the share of the scenes that show the class's own context
+    eps:float = .25 # radius of the attacks in the encoder's training; 0: an ordinary encoder
 
 @dataclass
 class WorldDraw:
@@ -389,7 +389,7 @@ def _world_train(o):
     record = train_world(o.out, settings, (o.only,) if o.only else STAGES, measured=not o.only, base=o.base or None)
     for name, bar in record['bars'].items() if record else ():
         met = 'met' if bar['met'] else 'NOT MET'
-        print(f'{name:10} required {bar["required"]:<6} reached {bar["reached"]:<8} {met}')
+        print(f'{name:13} required {bar["required"]:<13} reached {bar["reached"]:<8} {met}')
     print(f'weights: {o.out}')
 
 def _world_variant(o):

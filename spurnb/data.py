@@ -34,7 +34,7 @@ def mini_target(
     name:str, # a class of the embedded world
 )->Target:
     "Return a class of the embedded world with its own context as the feature."
-    context, variant = feature_of(name)
+    context, variant, _ = feature_of(name)
     return Target(name, CLASSES.index(name), context, f'{variant} {context}', tuple(CLASSES))
 
 # %% ../nbs/01_data.ipynb #783cfdad
@@ -108,7 +108,7 @@ def mini_class_images(
     seed:int=0, # of the scenes
 ): # tensor (n, 3, 64, 64) in [0,1]
     "Draw images of class `target` with the share of usual contexts that the classifiers were trained on."
-    strength = mini_record()['settings'].get('strength', .9)
+    strength = mini_record()['settings'].get('strength', 1.)
     return to_tensor(draw_scenes(class_scenes(target, n, seed, strength)))
 
 def mini_null_images(

@@ -53,7 +53,7 @@ def number(
     return x.item() if x.device.type == 'cpu' else x.detach()
 
 DECODERS = ('exact', 'checkpointed', 'tiny')
-REFERENCES = ('image', 'mean', 'nearest')
+REFERENCES = ('image', 'mean', 'nearest', 'strongest')
 
 class SFSL:
     "Spurious feature similarity loss: compares what a robust encoder sees in the predicted image and in its reference."
@@ -61,13 +61,13 @@ class SFSL:
         pca, # `NeuralPCA` of the class, with its encoder
         components=None, # indices of its spurious components, for `alpha`; None for all of them
         features:str='alpha', # 'alpha', 'psi' or 'phi': see `g`
-        distance:str='push', # 'push' (alpha only), 'cosine' (phi, psi) or 'l2', in units of the references' variance
-        reference:str='image', # compare with the 'image' being denoised, the 'mean' of all references or the 'nearest'
+        distance:str='push', # 'push' (alpha only), 'cosine' (phi, psi) or 'l2', each in its unit: see `_unit`
+        reference:str='image', # compare with the 'image' being denoised, or with the 'mean', 'nearest' or 'strongest'
         weight:str='signal', # w(t): the share of 'signal' (`alphas_cumprod`), or 'uniform'
         decoder:str='exact', # one of `DECODERS`
         gate:float=0., # decode only images with this share of signal or more
         sample:float=1., # decode each of them with this probability, and count it 1/sample times
-        references=None, # all references (m, 3, h, w) in [0,1]; needed for 'mean', 'nearest' and 'l2'
+        references=None, # all references (m, 3, h, w) in [0,1]; needed for all but 'image', and for 'l2'
         tiny=None, # the `AutoencoderTiny` of the 'tiny' decoder
     ):
         self.features = pick(features, ('alpha', 'psi', 'phi'), 'feature')
@@ -80,7 +80,7 @@ class SFSL:
         self.components = [int(c) for c in (every if components is None else components)]
         self._check(references)
         with torch.no_grad(): self.pool = None if references is None else self.g(references.to(pca.mean.device))
-        self.unit = self.pool.var(0).sum().clamp_min(1e-12).item() if distance == 'l2' else 1.
+        self.unit = self._unit()
 
 # %% ../nbs/05_objective.ipynb #0216cd43
 @patch
@@ -91,6 +91,8 @@ def _check(self:SFSL, references):
         raise UserError(f'distance {self.distance!r} does not suit features {self.features!r}; take {fits} with it.')
     if self.features == 'alpha' and not (self.components and all(0 <= c < most for c in self.components)):
         raise UserError(f'components are {self.components}; give one or more of 0 to {most-1}.')
+    if self.reference == 'strongest' and self.features != 'alpha':
+        raise UserError(f"reference 'strongest' needs amounts, and {self.features!r} has none; take 'alpha' with it.")
     if self.features == 'phi' and self.pca.phi_mean is None:
         raise UserError("features 'phi' need the mean over all classes; fit the PCA with all_images.")
     if not 0 <= self.gate <= 1:
@@ -104,6 +106,13 @@ def _check(self:SFSL, references):
     if self.distance == 'l2' and known < 2:
         raise UserError(f"distance 'l2' is in units of the references' variance, and there are {known}; "
                         "give two or more as references=, or take 'push'.")
+
+@patch
+def _unit(self:SFSL)->float:
+    "Return what a distance is divided by: for `push` the spread of alpha over class images, for `l2` the references'."
+    if self.distance == 'push':
+        return self.pca.alpha_spread()[self.components].square().mean().sqrt().clamp_min(1e-6).item()
+    return self.pool.var(0).sum().clamp_min(1e-12).item() if self.distance == 'l2' else 1.
 
 # %% ../nbs/05_objective.ipynb #bc9ec365
 @patch
@@ -148,6 +157,7 @@ def __call__(self:SFSL,
     with torch.no_grad(): wanted = (references if references.ndim == 2 else self.g(references))[some]
     found = self.g(self.decode(vae, predict_x0(scheduler, model_output[some], noisy[some], t[some])))
     if self.reference == 'mean': wanted = self.pool.mean(0).expand_as(found)
+    if self.reference == 'strongest': wanted = self.pool.amax(0).expand_as(found)
     if self.reference == 'nearest': wanted = self.pool[torch.cdist(found.detach(), self.pool).argmin(1)]
     apart = DISTANCES[self.distance](found, wanted) / self.unit
     weights = WEIGHTS[self.weight](share[some]).to(apart.device)
@@ -185,7 +195,7 @@ def _mark(*tensors): # 12 hexadecimal digits
 @patch
 def settings(self:SFSL)->dict: # name -> what JSON can hold; of tensors 12 hexadecimal digits
     "Return what makes this loss this loss, for a run's record."
-    keys = ('components', 'features', 'distance', 'reference', 'weight', 'decoder', 'gate', 'sample')
+    keys = ('components', 'features', 'distance', 'unit', 'reference', 'weight', 'decoder', 'gate', 'sample')
     p, tiny = self.pca, self.tiny.state_dict().values() if self.tiny else ()
     return dict({k: getattr(self, k) for k in keys}, encoder=p.encoder.hash, target=p.target,
                 pca=_mark(p.mean, p.components, p.weight, p.phi_mean), references=_mark(self.pool), tiny=_mark(*tiny))

@@ -58,13 +58,33 @@ def test_one_call_for_every_kind_of_model(pca, vae, stage, kind):
     assert at(loss, scheduler, vae, stage, t).item() == pytest.approx(alone.item(), rel=.02)
 
 
-def test_three_ways_to_choose_a_reference_agree_on_one(pca, vae, stage):
+def test_all_ways_to_choose_a_reference_agree_on_one(pca, vae, stage):
     references, z, noise = stage
     one = [x[:1] for x in stage]
     scheduler, t = DDIMScheduler(), torch.tensor([200])
     output = torch.randn(one[1].shape, generator=generator(0, 'output'))
     found = [at(SFSL(pca, reference=r, references=one[0]), scheduler, vae, one, t, output).item() for r in REFERENCES]
-    assert found == pytest.approx([found[0]]*3)
+    assert found == pytest.approx([found[0]]*len(REFERENCES))
+
+
+def test_the_strongest_reference_is_the_largest_alpha_of_each_component(pca, vae, stage):
+    "Here no image has both: the loss asks for the first one's component 0 and for the second one's component 1."
+    references, z, noise = (x[:2] for x in stage)
+    loss = SFSL(pca, [0, 1], reference='strongest', weight='uniform', references=references)
+    alpha, t = loss.g(references), torch.zeros(2, dtype=torch.long)
+    found = loss.g(loss.decode(vae, z))
+    expected = (alpha.amax(0) - found).clamp_min(0).mean() / loss.unit
+    assert at(loss, DDIMScheduler(prediction_type='sample'), vae, (references, z, noise), t).item() == pytest.approx(
+        expected.item(), rel=.02)
+
+
+def test_a_push_is_in_standard_deviations_of_alpha(pca, vae, stage):
+    "A classifier with logits twice as large asks for the same."
+    louder = NeuralPCA(**vars(pca) | dict(mean=2*pca.mean, weight=2*pca.weight, eigenvalues=4*pca.eigenvalues))
+    scheduler, t = DDIMScheduler(), torch.full((4,), 300)
+    output = torch.zeros_like(stage[1])
+    plain, loud = (at(SFSL(p), scheduler, vae, stage, t, output).item() for p in (pca, louder))
+    assert plain > 0 and loud == pytest.approx(plain, rel=1e-4)
 
 
 def test_a_weight_by_signal_is_the_uniform_loss_times_the_share(pca, vae, stage):
@@ -110,6 +130,7 @@ REFUSED = {
     'a probability above 0': dict(sample=0.),
     'needs an AutoencoderTiny': dict(decoder='tiny'),
     'needs all references': dict(reference='mean'),
+    'needs amounts': dict(reference='strongest', features='phi', distance='cosine', references=images(2, 'two')),
     'there are 1': dict(distance='l2', references=images(1, 'one')),
 }
 

@@ -20,6 +20,7 @@ def refused(capsys, *options):
 
 @pytest.mark.parametrize('options, expected', [
     ('--target humingbird', "'hummingbird'"),
+    ('--target wombat', "'wombat' is a class, but no target"),
     ('--preset mimi', "'mini'"),
     ('--audit.judges test_resnet test_vitt', "'test_vit'"),
     ('--train.max_train_steps 0', 'max_train_steps is 0'),

@@ -100,7 +100,7 @@ def draw(self:SceneComposer): # matplotlib figure
     left, right = fig.subplots(1, 2, width_ratios=(1, 1.9))
     _image(left, to_tensor([self.scene.draw(192)])[0], self.scene.caption(background=True))
     right.imshow(table, cmap='cividis', vmin=0, vmax=1, aspect='auto')
-    right.set_xticks(range(len(CLASSES)), CLASSES, rotation=20, ha='right', fontsize=9)
+    right.set_xticks(range(len(CLASSES)), CLASSES, rotation=35, ha='right', fontsize=8)
     right.set_yticks(range(len(table)), table.index, fontsize=9)
     for i, row in enumerate(table.to_numpy()):
         for j, p in enumerate(row):

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from ..core import discard, pick, read_json, settings_hash, share, track, write_json
 from ..run.settings import change, recorded
-from ..world.scenes import CLASSES
+from ..world.scenes import CLASSES, TARGETS
 
 # %% ../../nbs/lab/study.ipynb #287c7b62
 DEVELOPMENT = ('hummingbird', 'koala', 'freight car') # settings are chosen on these
-HELD_OUT = tuple(c for c in CLASSES if c not in DEVELOPMENT) # and measured on these
+HELD_OUT = tuple(c for c in TARGETS if c not in DEVELOPMENT) # and measured on these
 
 # %% ../../nbs/lab/study.ipynb #bf877721
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Job:
     seed:int # of references, training and generation
     points:dict # name -> changes of the settings, as for `change`
     only:tuple|None = None # arms to generate; None: all
-    world:tuple = () # strength of the shortcut and radius of the encoder's attacks; empty: the package's world
+    world:tuple = () # factor on the shortcut's share and radius of the encoder's attacks; empty: the package's world
 
     @property
     def world_name(self):
@@ -57,7 +57,7 @@ PARTS = dict(
     encoder='an encoder that is not robust',
     strength='classifiers that have learned a weaker or a stronger shortcut')
 TRAINED = ('dreambooth', 'sfsl')
-STRENGTHS = (.5, .7, .99)
+STRENGTHS = (.5, .75, 1.15) # factors on the shares of the usual contexts; the package's world has 1
 
 # %% ../../nbs/lab/study.ipynb #6909b1a9
 def _steps(n, **more): return dict(train=dict(max_train_steps=n, keep_state=True, **more))
@@ -92,8 +92,8 @@ def _all_jobs(seeds):
     jobs += _each('guided', HELD_OUT, dict(default=dict(arms=('guided',))), ('guided',), fresh)
     jobs += _each('steps', HELD_OUT, {f'{n}': _steps(n) for n in (50, 100, 200, 400, 800)})
     jobs += _each('references', HELD_OUT, {f'{n}': _references(n) for n in (1, 2, 4, 8, 16)})
-    jobs += _each('encoder', HELD_OUT, dict(default={}), ('sfsl',), world=(.9, 0))
-    for s in STRENGTHS: jobs += _each('strength', HELD_OUT, dict(default={}), world=(s, .5))
+    jobs += _each('encoder', HELD_OUT, dict(default={}), ('sfsl',), world=(1, 0))
+    for s in STRENGTHS: jobs += _each('strength', HELD_OUT, dict(default={}), world=(s, .25))
     return jobs
 
 # %% ../../nbs/lab/study.ipynb #7646b584
