@@ -47,7 +47,7 @@ BREAK = {
     'background': lambda r: [j['background'].update(tench=share(.2)) for j in r['judges'].values()],
     'other_context': lambda r: [j['other_context'].update(koala=share(.2)) for j in r['judges'].values()],
     'parts': lambda r: [row.update(object=[]) for row in r['component_rule']['rows'] if row['target'] in TARGETS[:3]],
-    'rule': lambda r: [row.update(pure=False) for row in r['component_rule']['rows'] if row['target'] == 'koala'],
+    'rule': lambda r: [row.update(pure=False) for row in r['component_rule']['rows'] if row['target'] in TARGETS[:3]],
     'objects': lambda r: r['generator']['objects'].update(koala=share(.9)),
     'variants': lambda r: r['generator']['variants'].update(koala=share(.5)),
     'bare': lambda r: r['generator']['bare'].update(koala=share(.1)),

@@ -203,7 +203,7 @@ def check_generator(
 BARS = dict(psnr_db=(32., inf), objects=(.95, inf), variants=(.90, inf), bare=(0., .01), prompted=(0., .10),
             meters=(.99, inf), accuracy=(.65, .95), pgd20=(.45, inf), robustness=(1.5, inf),
             references=(.35, .85), middle=(4, inf), graded=(.2, inf), background=(0., .05), other_context=(0., .10),
-            parts=(4, inf), rule=(25, inf)) # name -> lowest and highest value
+            parts=(4, inf), rule=(4, inf)) # name -> lowest and highest value
 
 def _values(shares): return [m['value'] for m in shares.values()]
 
@@ -222,11 +222,11 @@ def _classifier_values(encoder, judges): # -> dict bar -> values
     return found
 
 def _component_values(rows): # -> dict bar -> values
-    "Return in how many classes evidence has parts, and how often the rule finds the context's in each of them."
+    "Return in how many classes evidence has parts, and in how many of these the rule finds the context's, mostly."
     hits = {}
     for r in rows:
         if r['context'] and r['object']: hits[r['target']] = hits.get(r['target'], 0) + r['pure']
-    return dict(parts=[len(hits)], rule=list(hits.values()) or [0])
+    return dict(parts=[len(hits)], rule=[sum(n >= 25 for n in hits.values())])
 
 def _generator_values(generator, judges): # -> dict bar -> values
     "Return what the bars on generated images are about."

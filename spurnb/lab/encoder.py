@@ -147,7 +147,7 @@ def fit_head(
     changed, # of `effects`
     seed:int=0, # of the roughening
     decay:float=1e-2, # weight of the squared weights
-    apart:float=1., # weight of the two penalties; 0 for plain logistic regression
+    apart:float=2., # weight of the two penalties; 0 for plain logistic regression
 ): # -> model, with a class head in place of the answers
     "Fit a linear class head on standardized features by L-BFGS."
     phi, y = features_of(model, images, generator(seed, 'head')), torch.as_tensor(labels)
