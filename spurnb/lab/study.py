@@ -69,10 +69,10 @@ SHARED = {f'prior weight {w:g}': dict(train=dict(prior_loss_weight=w)) for w in 
 SHARED |= {f'{n} references': _references(n) for n in (4, 16)}
 LOSS = {f'weight {w:g}': _loss(w) for w in (.3, 1., 3., 10.)} | {
     'weight 1, all timesteps alike': dict(sfsl=dict(weight='uniform')),
-    'weight 3, mean reference': _loss(3., reference='mean'),
+    'weight 1, the own reference': _loss(reference='image'),
+    'weight 1, mean reference': _loss(reference='mean'),
     'weight 3, phi, cosine': _loss(3., features='phi', distance='cosine'),
-    'weight 10, phi, cosine': _loss(10., features='phi', distance='cosine'),
-    'weight 1, alpha, l2': _loss(distance='l2')}
+    'weight 10, phi, cosine': _loss(10., features='phi', distance='cosine')}
 FAST = dict(tiny=_loss(decoder='tiny'), sampled=_loss(decoder='checkpointed', gate=.1, sample=.3))
 RIVAL, PRIOR = 'lr 5e-05, 400 steps', 'prior weight 3'
 
