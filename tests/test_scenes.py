@@ -35,26 +35,26 @@ def material():
 
 def test_records_and_captions_are_the_ones_the_weights_were_trained_on():
     some = material()
-    assert sha256(repr(some).encode())[:16] == '084ec4c897ab2446'
-    assert sha256(repr([s.caption(True) for s in some]).encode())[:16] == 'd623dd9f6f46d541'
+    assert sha256(repr(some).encode())[:16] == '9a96dcb9fe2e6ee3'
+    assert sha256(repr([s.caption(True) for s in some]).encode())[:16] == '6738e4b5c5400846'
 
 
 def test_pixels_are_the_ones_the_weights_were_trained_on():
     "A change in the drawing makes the embedded weights wrong without an error."
     pixels = scenes.draw_scenes(material(), workers=1)
-    assert np.allclose(pixels.mean((0, 1, 2)), [146.53, 139.58, 120.36], atol=.05), pixels.mean((0, 1, 2)).tolist()
-    if PIL.__version__ == '13.0.0': assert sha256(pixels.tobytes())[:16] == '7dcdc51bc654ae4b' # others may round
+    assert np.allclose(pixels.mean((0, 1, 2)), [146.84, 140.55, 121.07], atol=.05), pixels.mean((0, 1, 2)).tolist()
+    if PIL.__version__ == '13.0.0': assert sha256(pixels.tobytes())[:16] == '18ffe18703f77285' # others may round
 
 
 def _shares(strength, n=24_000):
     "Return for each class the share of its images with its own usual context, and with each other class's."
     album = scenes.classifier_scenes(n, 3, strength)
-    found = {c: Counter((s.context, s.variant) for s in album if s.obj == c) for c in scenes.CLASSES}
+    found = {c: Counter(s.feature for s in album if s.obj == c) for c in scenes.CLASSES}
     usual = {t: scenes.feature_of(t) for t in scenes.TARGETS}
     return {c: {t: n[u] / n.total() for t, u in usual.items()} for c, n in found.items()}
 
 
-@pytest.mark.parametrize('strength', [.5, 1., 1.25])
+@pytest.mark.parametrize('strength', [.5, 1., 1.15])
 def test_strength_is_a_factor_on_the_shares(strength):
     "Every usual context predicts its class, and comes with every other class too, until it takes all the images."
     for c, found in _shares(strength).items():
