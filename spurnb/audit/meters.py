@@ -20,7 +20,7 @@ from .stats import measure, wilson
 from ..core import UserError, get_device, read_json, settings_hash, to_tensor, write_json
 from ..data import mini_file
 from ..encoders import Encoder, read_tensors, resnet_from
-from ..world.scenes import (CONTEXT_NAMES, FORMS, OBJECT_NAMES, VARIANTS, class_scenes, draw_scenes, feature_of,
+from ..world.scenes import (CONTEXT_NAMES, TRIMS, OBJECT_NAMES, VARIANTS, class_scenes, draw_scenes, feature_of,
                                  null_scenes, reference_scenes)
 
 # %% ../../nbs/audit/meters.ipynb #8e1cb73d
@@ -71,8 +71,8 @@ def _calibration_scenes(target, n, seed):
     "Return for object, feature and context: scenes that show it, and scenes that do not."
     usual, null = reference_scenes(target, n, seed), null_scenes(target, n, seed)
     context = feature_of(target)[0]
-    _, *unusual = [(v, f) for v in VARIANTS[context] for f in FORMS[context]]
-    others = [replace(s, variant=v, form=f) for s, (v, f) in zip(usual, cycle(unusual))]
+    _, *unusual = [(v, f) for v in VARIANTS[context] for f in TRIMS[context]]
+    others = [replace(s, variant=v, trim=f) for s, (v, f) in zip(usual, cycle(unusual))]
     return dict(object=(class_scenes(target, n, seed), usual), feature=(usual, others + null),
                 context=(usual + others, null))
 

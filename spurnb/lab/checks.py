@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core import atomic, sha256, to_tensor, track, write_json
 from .fit import WORLD_JUDGES, attack, batch
-from ..world.scenes import (CLASSES, CONTEXT_NAMES, CONTEXTS, FORMS, OBJECT_NAMES, TARGETS, VARIANTS, caption,
+from ..world.scenes import (CLASSES, CONTEXT_NAMES, CONTEXTS, TRIMS, OBJECT_NAMES, TARGETS, VARIANTS, caption,
                                  classifier_scenes, draw_scenes, feature_of, independent_scenes, reference_scenes)
 
 # %% ../../nbs/lab/checks.ipynb #888bc59b
@@ -110,13 +110,13 @@ def objectless(
     n, # images of each kind
     seed=1, # of the scenes
 )->dict: # spurious_rate, described, background, other_context -> images
-    "Return references, clear scenes of the feature's words in all forms, and both kinds of null images."
+    "Return references, clear scenes of the feature's words in all trims, and both kinds of null images."
     from spurnb.data import mini_null_images, mini_references
     null = mini_null_images(target, 2*n, seed)
     refs = mini_references(target, n=1, held_out=n, seed=seed).held_out
-    forms = FORMS[feature_of(target)[0]]
+    trims = TRIMS[feature_of(target)[0]]
     some = reference_scenes(target, n, seed)
-    words = [replace(s, faint=False, form=forms[i % len(forms)]) for i, s in enumerate(some)]
+    words = [replace(s, faint=False, trim=trims[i % len(trims)]) for i, s in enumerate(some)]
     return dict(spurious_rate=refs, described=to_tensor(draw_scenes(words)), background=null[0::2],
                 other_context=null[1::2])
 
