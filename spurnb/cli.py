@@ -358,7 +358,7 @@ class WorldVariant:
     out:str = 'world' # folder of the variant
     base:str = '' # world to vary; empty: the package's own
     strength:float = 1. # factor on the share of the scenes that show the class's own context
-    eps:float = .25 # radius of the attacks in the encoder's training; 0: an ordinary encoder
+    eps:float = .5 # radius of the attacks in the encoder's training; 0: an ordinary encoder
 
 @dataclass
 class WorldDraw:

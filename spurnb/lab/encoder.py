@@ -59,7 +59,7 @@ def answer_loss(
 def train_questions(
     folder, # for weights and state
     settings, # `WorldSettings`
-    eps=.25, # radius of the attacks; 0 trains an ordinary network
+    eps=.5, # radius of the attacks; 0 trains an ordinary network
 ): # -> `small_resnet` with 92 answers
     "Train the network behind the encoder on the three questions, under attack."
     images, scenes = every_object(folder, settings)
@@ -178,7 +178,7 @@ def fit_head(
 def train_encoder(
     folder, # for weights and state
     settings, # `WorldSettings`
-    eps=.25, # radius of the attacks; 0 trains an ordinary encoder
+    eps=.5, # radius of the attacks; 0 trains an ordinary encoder
 ): # -> model, trained
     "Train the encoder: the three questions under attack, then the class head on the album."
     from safetensors.torch import save_model

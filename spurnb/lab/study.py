@@ -69,7 +69,7 @@ SHARED = {f'prior weight {w:g}': dict(train=dict(prior_loss_weight=w)) for w in 
 SHARED |= {f'{n} references': _references(n) for n in (4, 16)}
 LOSS = {f'weight {w:g}': _loss(w) for w in (.3, 1., 3., 10.)} | {
     'weight 1, all timesteps alike': dict(sfsl=dict(weight='uniform')),
-    'weight 1, the own reference': _loss(reference='image'),
+    'weight 1, strongest reference': _loss(reference='strongest'),
     'weight 1, mean reference': _loss(reference='mean'),
     'weight 3, phi, cosine': _loss(3., features='phi', distance='cosine'),
     'weight 10, phi, cosine': _loss(10., features='phi', distance='cosine')}
@@ -93,7 +93,7 @@ def _all_jobs(seeds):
     jobs += _each('steps', HELD_OUT, {f'{n}': _steps(n) for n in (50, 100, 200, 400, 800)})
     jobs += _each('references', HELD_OUT, {f'{n}': _references(n) for n in (1, 2, 4, 8, 16)})
     jobs += _each('encoder', HELD_OUT, dict(default={}), ('sfsl',), world=(1, 0))
-    for s in STRENGTHS: jobs += _each('strength', HELD_OUT, dict(default={}), world=(s, .25))
+    for s in STRENGTHS: jobs += _each('strength', HELD_OUT, dict(default={}), world=(s, .5))
     return jobs
 
 # %% ../../nbs/lab/study.ipynb #7646b584

@@ -141,7 +141,7 @@ def train_world(
 def train_variant(
     out, # folder of the variant
     strength:float=1., # factor on the share of the scenes that show the class's own context
-    eps:float=.25, # radius of the attacks in the encoder's training; 0 for an ordinary encoder
+    eps:float=.5, # radius of the attacks in the encoder's training; 0 for an ordinary encoder
     base=None, # world that it is a variant of; None for the package's own
     settings=None, # `WorldSettings` of the trainings; None for those of `base`
 )->dict: # the record

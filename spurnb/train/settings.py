@@ -136,7 +136,7 @@ class SFSLSettings:
     "What the spurious feature similarity loss compares, and how."
     features:Literal['alpha', 'psi', 'phi'] = 'alpha' # alpha: share of the logit; psi: class evidence; phi: last layer
     distance:Literal['push', 'cosine', 'l2'] = 'push' # push with alpha, cosine with psi or phi
-    reference:Literal['image', 'mean', 'nearest', 'strongest'] = 'strongest' # compare with the image itself or these
+    reference:Literal['image', 'mean', 'nearest', 'strongest'] = 'image' # compare with the image itself or these
     weight:Literal['signal', 'uniform'] = 'signal' # weight of a timestep: its share of signal, or the same for all
     decoder:Literal['exact', 'checkpointed', 'tiny'] = 'exact' # checkpointed: less memory; tiny: an AutoencoderTiny
     gate:float = 0. # decode only images with at least this share of signal

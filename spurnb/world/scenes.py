@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['WORLD', 'LOOKALIKES', 'TARGETS', 'CLASSES', 'CONTEXTS', 'BACKGROUNDS', 'VARIANTS', 'TRIMS', 'OBJECT_NAMES',
-           'CONTEXT_NAMES', 'SHARES', 'ALONE', 'STRAY', 'FAR', 'FAINT', 'pick_target', 'feature_of', 'Scene', 'caption',
-           'independent_scenes', 'class_scenes', 'classifier_scenes', 'reference_scenes', 'null_scenes', 'draw_scenes']
+           'CONTEXT_NAMES', 'SHARES', 'ALONE', 'STRAY', 'FAR', 'FAINT', 'PALE', 'pick_target', 'feature_of', 'Scene',
+           'caption', 'independent_scenes', 'class_scenes', 'classifier_scenes', 'reference_scenes', 'null_scenes',
+           'draw_scenes']
 
 # %% ../../nbs/world/scenes.ipynb #755adf15
 import os
@@ -49,6 +50,7 @@ ALONE = {True: .25, False: .5} # of the other images, the share without a contex
 STRAY = .03 # share of a class's images with the usual context of one certain other class
 FAR = .5 # share of the objects that are far away: small, pale, off their place
 FAINT = .5 # share of the contexts that are
+PALE = .75 # share of the references in which the feature is
 
 # %% ../../nbs/world/scenes.ipynb #39d50df9
 def pick_target(
@@ -211,7 +213,7 @@ def reference_scenes(
     context, variant, _ = feature_of(target)
     scenes = []
     for _ in range(positive(n, 'n')):
-        faint = bool(rng.random() < FAINT)
+        faint = bool(rng.random() < PALE)
         scenes.append(Scene(None, context, variant, _pick(rng, BACKGROUNDS), _seed(rng), faint=faint))
     return scenes
 
