@@ -55,8 +55,9 @@ def test_a_pca_without_a_choice_asks_for_one(photographs, record, said):
     pca.save(place/'pca.safetensors')
     if record: (place/'components.json').write_text(record)
     settings = settings_for(
-        'sd15', target='hummingbird', encoder='robust.pt', data=str(place/'archive'), class_images=str(place/'pca.safetensors'),
-        other_images=str(place/'others'), references=dict(n=4, held_out=4), generate=dict(n=2))
+        'sd15', target='hummingbird', encoder='robust.pt', data=str(place/'archive'),
+        class_images=str(place/'pca.safetensors'), other_images=str(place/'others'),
+        references=dict(n=4, held_out=4), generate=dict(n=2))
     material = photo_material(settings, place/'run', encoder, 64, 'cpu')
     material.target = replace(material.target, index=pca.target)
     with pytest.raises(UserError, match=said): describe_feature(settings, place/'run', material, encoder, figures=False)
