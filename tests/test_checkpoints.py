@@ -130,6 +130,17 @@ def test_alpha_over_rank_scales_foreign_adapters(rate, use_dora, tmp_path):
     load_lora(pipe, tmp_path/'foreign.safetensors')
     assert np.abs(sample(pipe) - sample(merged(tiny_pipeline(), state))).max() < 2e-3
 
+def test_adapters_that_hold_nothing_or_no_numbers_are_refused(tmp_path):
+    from safetensors.torch import save_file
+    state = load_file(save_lora(trained(), tmp_path))
+    broken = next(iter(state))
+    save_file({}, tmp_path/'empty.safetensors')
+    save_file(state | {broken: state[broken]*float('nan')}, tmp_path/'nan.safetensors')
+    for name, why in dict(empty='there are none in it', nan='1 of .* not finite, such as').items():
+        pipe = tiny_pipeline()
+        with pytest.raises(UserError, match=why): load_lora(pipe, tmp_path/f'{name}.safetensors')
+        assert not pipe.get_list_adapters(), name
+
 def test_dora_that_cannot_be_read_is_refused(tmp_path):
     "Lengths over inputs, and lengths for layers that the model does not have."
     from safetensors.torch import save_file

@@ -1,15 +1,18 @@
 "What a run starts from: components published for the encoder of Spurious ImageNet's authors."
 
+from dataclasses import replace
+
 import pytest
 import torch
 from timm.models.resnet import Bottleneck, ResNet
 
-from spurnb.core import save_png
+from spurnb.core import UserError, save_png, to_tensor
 from spurnb.encoders import AUTHORS_ENCODER, load_encoder
+from spurnb.features import NeuralPCA
 from spurnb.photos.spurious_imagenet import spurious_feature
 from spurnb.run.material import describe_feature, photo_material
 from spurnb.run.settings import settings_for
-from spurnb.world.scenes import class_scenes, reference_scenes
+from spurnb.world.scenes import class_scenes, draw_scenes, reference_scenes
 
 
 @pytest.fixture
@@ -41,3 +44,20 @@ def test_the_authors_encoder_brings_its_components(photographs, name, published)
     outcome = describe_feature(settings, place/'run', material, encoder, figures=False)[1]
     assert (outcome['rule'] == f'published for {AUTHORS_ENCODER}') == published
     if published: assert list(outcome['chosen']) == [component]
+
+
+@pytest.mark.parametrize('record, said', [(None, 'has no components.json beside it'), ('[]', 'names no components'),
+                                          ('{"rule": "?"}', 'names no components')])
+def test_a_pca_without_a_choice_asks_for_one(photographs, record, said):
+    place, _ = photographs
+    encoder = load_encoder()
+    pca = NeuralPCA.fit(encoder, to_tensor(draw_scenes(class_scenes('hummingbird', 12, seed=2))), target=0)
+    pca.save(place/'pca.safetensors')
+    if record: (place/'components.json').write_text(record)
+    settings = settings_for(
+        'sd15', target='hummingbird', encoder='robust.pt', data=str(place/'archive'),
+        class_images=str(place/'pca.safetensors'), other_images=str(place/'others'),
+        references=dict(n=4, held_out=4), generate=dict(n=2))
+    material = photo_material(settings, place/'run', encoder, 64, 'cpu')
+    material.target = replace(material.target, index=pca.target)
+    with pytest.raises(UserError, match=said): describe_feature(settings, place/'run', material, encoder, figures=False)

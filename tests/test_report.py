@@ -365,6 +365,15 @@ def test_a_printed_page_is_not_cut(page):
         assert tab.evaluate(f'({kept})("p.soft", "breakInside")') == 'avoid'
 
 
+def test_closed_sections_are_printed(page):
+    parts = '[...document.querySelectorAll("details:not([open]) > :not(summary)")]'
+    closed = f'{parts}.map(e => e.checkVisibility({{contentVisibilityAuto: true}}))'
+    with opened(page) as tab:
+        assert tab.evaluate(closed) and not any(tab.evaluate(closed))
+        tab.emulate_media(media='print')
+        assert all(tab.evaluate(closed))
+
+
 def test_images_are_larger_on_wide_screens(page):
     with opened(page, 1200) as tab: usual = tab.locator('#images td img').first.bounding_box()['width']
     with opened(page, 1800) as tab: assert tab.locator('#images td img').first.bounding_box()['width'] > 1.3*usual

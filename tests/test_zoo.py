@@ -90,6 +90,19 @@ def test_a_folder_of_transformers_that_contradicts_itself(tmp_path, names, said)
     with pytest.raises(JudgeFailed, match=said): load_judge(str(tmp_path/'net'))
 
 
+@pytest.mark.parametrize('named', [False, True])
+def test_a_thousand_outputs_of_transformers_without_names_are_said_to_be_taken_for_imagenet(tmp_path, named):
+    "transformers fills in LABEL_0 and so on where a training gave no names."
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+    small = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
+    names = dict(id2label=dict(enumerate(imagenet_classes()))) if named else dict(num_labels=1000)
+    ViTForImageClassification(ViTConfig(**small, patch_size=8, **names)).save_pretrained(tmp_path/'net')
+    ViTImageProcessor(size=dict(height=32, width=32)).save_pretrained(tmp_path/'net')
+    judge = load_judge(str(tmp_path/'net'))
+    assert tuple(judge.classes) == imagenet_classes()
+    assert ('have no names' in judge.note) != named
+
+
 FACTORIES = """
 import torch
 def net(): return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())

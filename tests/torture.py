@@ -16,9 +16,11 @@ JOB = '''run --target fireboat --seed 3 --references.n 2 --references.held_out 6
     --components.n_other_images 6 --components.picture_steps 2 --train.max_train_steps 6 --train.checkpointing_steps 2
     --train.train_batch_size 2 --train.num_class_images 4 --generate.n 4 --generate.batch_size 2
     --generate.num_inference_steps 2 --audit.judges test_resnet test_vit'''.split()
-STAGES = dict( # how far a run got -> files that show it, the last first
-    report='tables/*', audit='scores.csv', images='images/untuned/*.png', training='checkpoints/*/*',
-    prior='prior/*.png', features='pca.safetensors')
+STAGES = { # how far a run got -> files that show it, the last first
+    'report': 'tables/*', 'audit': 'scores.csv',
+    'images of sfsl': 'images/sfsl/*.png', 'training of sfsl': 'checkpoints/sfsl/*',
+    'images of dreambooth': 'images/dreambooth/*.png', 'training of dreambooth': 'checkpoints/dreambooth/*',
+    'images of the base model': 'images/untuned/*.png', 'prior images': 'prior/*.png', 'features': 'pca.safetensors'}
 
 
 def hashes(folder, but=None):

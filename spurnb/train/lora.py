@@ -137,10 +137,15 @@ def _from_kohya_dora(pipe, file):
     if any(k.endswith('.dora_scale') for k in state): raise ValueError('their DoRA is for other layers')
     return out | (type(pipe).lora_state_dict(state)[0] if state else {})
 
-def _parts_in(pipe, source):
-    "Return the names of the parts that a LoRA file has adapters for."
+def _check_adapters(pipe, source):
+    "Raise a `ValueError` unless a LoRA file has adapters, all of finite numbers, for parts of `pipe`."
     found = type(pipe).lora_state_dict(**source)
-    return {k.partition('.')[0] for k in (found[0] if isinstance(found, tuple) else found)}
+    state = found[0] if isinstance(found, tuple) else found
+    if not state: raise ValueError('there are none in it')
+    foreign = {k.partition('.')[0] for k in state} - {*family_of(pipe).parts(pipe)}
+    if foreign: raise ValueError(f'they are for a model with {" and ".join(sorted(foreign))}')
+    if broken := [k for k, v in state.items() if not v.isfinite().all()]:
+        raise ValueError(f'{len(broken)} of {len(state)} tensors are not finite, such as {broken[0]}')
 
 def load_lora(
     pipe, # a pipeline of the kind that the adapters were trained on
@@ -155,8 +160,7 @@ def load_lora(
     try:
         dora = _from_kohya_dora(pipe, where) if where.is_file() else None # diffusers drops the lengths
         if dora: source = dict(pretrained_model_name_or_path_or_dict=dora)
-        foreign = _parts_in(pipe, deepcopy(source)) - {*family_of(pipe).parts(pipe)}
-        if foreign: raise ValueError(f'they are for a model with {" and ".join(sorted(foreign))}')
+        _check_adapters(pipe, deepcopy(source))
         pipe.load_lora_weights(**source)
     except Exception as e: # diffusers and peft raise many kinds for a strange file
         if why := weights_trouble(where): raise UserError(f'cannot load LoRA weights: {why}.') from None
