@@ -363,6 +363,7 @@ def test_a_printed_page_is_not_cut(page):
         kept = '(name, kept) => getComputedStyle(document.querySelector(name))[kept]'
         assert tab.evaluate(f'({kept})("dt", "breakAfter")') == 'avoid' # a term stays with its definition
         assert tab.evaluate(f'({kept})("p.soft", "breakInside")') == 'avoid'
+        assert tab.evaluate(f'({kept})("summary", "breakAfter")') == 'avoid' # a closed section's title, too
 
 
 def test_closed_sections_are_printed(page):
