@@ -24,7 +24,7 @@ from .run.cluster import ClusterSettings
 from .run.options import read_options
 from .run.settings import RunSettings, file_changes, settings_for, settings_text
 from .train.settings import SFSLSettings, TrainSettings
-from .world.scenes import CLASSES
+from .world.scenes import TARGETS
 
 
 # %% ../nbs/cli.ipynb #6c2be98e
@@ -58,7 +58,7 @@ def run_options(
 
 # %% ../nbs/cli.ipynb #3baabb7a
 def _plan(settings, runs=1): # lines: what each run will do, and how long it takes
-    from spurnb.audit.zoo import mini_judges
+    from spurnb.data import mini_judges
     from spurnb.run.material import photo_target
     from spurnb.run.memory import check_machine, expected_time, needs, needs_text, run_speed
     s, device = settings, get_device(settings.device or None)
@@ -122,9 +122,9 @@ def spurnb_run(
     "Run the whole job."
     args = sys.argv[1:] if args is None else [str(a) for a in args]
     every = _typed(args, '--target') == 'all'
-    if every: args = [CLASSES[0] if a == 'all' else a.replace('=all', f'={CLASSES[0]}') for a in args]
+    if every: args = [TARGETS[0] if a == 'all' else a.replace('=all', f'={TARGETS[0]}') for a in args]
     o = run_options(args)
-    s, targets = o.choices, CLASSES if every else [o.choices.target]
+    s, targets = o.choices, TARGETS if every else [o.choices.target]
     runs = len(targets)*positive(o.seeds, 'seeds')
     for name, given in (('shard', o.shard), ('cluster', o.jobs.cluster)):
         if given and runs == 1: raise UserError(f'--{name} needs several runs; also give --seeds, or --target all.')
@@ -165,7 +165,7 @@ def spurnb_doctor(
 @dataclass
 class Finetune:
     "Fine-tune a Stable Diffusion on references of a spurious feature. Run it again to resume."
-    target:str = 'fireboat' # class of the embedded world whose feature is learned
+    target:str = 'tench' # class of the embedded world whose feature is learned
     references:str = '' # folder of your own reference images, perhaps with masks/ in it
     prior:str = '' # folder of your own prior images; empty: the untuned model generates them
     model:str = 'mini' # model to fine-tune: mini, a diffusers folder, or a hub name
@@ -260,7 +260,7 @@ def spurnb_generate(
 class Audit:
     "How often do classifiers see a class in images that do not show it? A table, a report, and an exit code."
     images:Annotated[Positional[str], arg(metavar='FOLDER')] = '' # images that do not show the class
-    target:str = 'fireboat' # class of the embedded world, of ImageNet (name, number, WordNet id), or of the classifiers
+    target:str = 'tench' # class of the embedded world, ImageNet (name, number, WordNet id) or the classifiers
     feature:str = '' # what the images show, in words, for the report
     positives:str = '' # folder of images of the class, for average precision, AUC and accuracy
     references:str = '' # folder of images of the feature, to compare with
@@ -348,7 +348,7 @@ class WorldTrain:
     "Train the embedded world's models from nothing. Run it again to resume."
     out:str = 'world' # folder of the world
     seed:int = 0 # of everything random
-    steps:int = 8000 # of the generator, in batches of 32
+    steps:int = 11000 # of the generator, in batches of 32
     base:str = '' # finished world to continue from; its generator is trained further
     only:Literal['', 'vae', 'encoder', 'judges', 'meters', 'tiny', 'generator'] = '' # train just this part
 
@@ -357,7 +357,7 @@ class WorldVariant:
     "Train encoder and judges on a weaker or stronger shortcut, and copy everything else."
     out:str = 'world' # folder of the variant
     base:str = '' # world to vary; empty: the package's own
-    strength:float = .9 # share of the judges' scenes that show the class's own context
+    strength:float = 1. # factor on the share of the scenes that show the class's own context
     eps:float = .5 # radius of the attacks in the encoder's training; 0: an ordinary encoder
 
 @dataclass
@@ -370,7 +370,7 @@ class WorldDraw:
 @dataclass
 class WorldCheck:
     "Compare the weights with their record."
-    out:str = 'world' # folder of the world
+    out:str = '' # folder of the world; empty: the package's own
 
 @dataclass
 class WorldStudy:
@@ -389,7 +389,7 @@ def _world_train(o):
     record = train_world(o.out, settings, (o.only,) if o.only else STAGES, measured=not o.only, base=o.base or None)
     for name, bar in record['bars'].items() if record else ():
         met = 'met' if bar['met'] else 'NOT MET'
-        print(f'{name:10} required {bar["required"]:<6} reached {bar["reached"]:<8} {met}')
+        print(f'{name:13} required {bar["required"]:<13} reached {bar["reached"]:<8} {met}')
     print(f'weights: {o.out}')
 
 def _world_variant(o):
@@ -405,8 +405,10 @@ def _world_draw(o):
     print(f'{o.n} scenes: {file}')
 
 def _world_check(o):
+    from spurnb.data import mini_root
     from spurnb.lab.world import check_world
-    print(f'{check_world(o.out)} files as recorded: {o.out}')
+    folder = o.out or mini_root()
+    print(f'{check_world(folder)} files as recorded: {folder}')
 
 # %% ../nbs/cli.ipynb #5d0b586f
 def _world_study(o):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'Target', 'mini_target', 'imagenet_target', 'image_hashes', 'References', 'mini_references',
-           'mini_class_images', 'mini_null_images', 'mini_root', 'mini_record', 'mini_file', 'load_rgb', 'is_image',
-           'shown_files', 'image_paths', 'images_below', 'image_files', 'folder_images']
+           'mini_class_images', 'mini_null_images', 'mini_root', 'mini_record', 'mini_judges', 'mini_file', 'load_rgb',
+           'is_image', 'shown_files', 'image_paths', 'images_below', 'image_files', 'folder_images']
 
 # %% ../nbs/01_data.ipynb #f54f58be
 import os, warnings
@@ -26,15 +26,15 @@ class Target:
     "A class and the spurious feature it is audited for."
     name:str      # the class
     index:int     # its number among the classifier's outputs
-    feature:str   # the feature in words, as one would ask for it: 'water jet'
-    prompted:str  # the fullest description a person would type: 'white water jet'
+    feature:str   # the feature in words, as one would ask for it: 'feeder'
+    prompted:str  # the fullest description a person would type: 'red feeder'
     classes:tuple # names of all the classes, in the order of the outputs
 
 def mini_target(
     name:str, # a class of the embedded world
 )->Target:
     "Return a class of the embedded world with its own context as the feature."
-    context, variant = feature_of(name)
+    context, variant, _ = feature_of(name)
     return Target(name, CLASSES.index(name), context, f'{variant} {context}', tuple(CLASSES))
 
 # %% ../nbs/01_data.ipynb #783cfdad
@@ -108,7 +108,7 @@ def mini_class_images(
     seed:int=0, # of the scenes
 ): # tensor (n, 3, 64, 64) in [0,1]
     "Draw images of class `target` with the share of usual contexts that the classifiers were trained on."
-    strength = mini_record()['settings'].get('strength', .9)
+    strength = mini_record()['settings'].get('strength', 1.)
     return to_tensor(draw_scenes(class_scenes(target, n, seed, strength)))
 
 def mini_null_images(
@@ -130,6 +130,10 @@ def mini_record(
 )->dict:
     "Read how the weights were made, their measured accuracy, and the SHA-256 of each file."
     return read_json(Path(root or mini_root())/'record.json')
+
+def mini_judges()->list: # names
+    "Return the names of the judges that come with the package."
+    return sorted(Path(f).stem for f in mini_record()['files'] if f.startswith('judges/'))
 
 @lru_cache
 def _checked(root, name):

@@ -76,7 +76,8 @@ _SCORES = ("percentile bootstrap over images of both sides, 2000 resamples; give
 INTERVALS = dict(
     spurious_rate='Wilson at the effective number of images; given the seeds and the judges',
     spurious_rate_valid='as spurious_rate, over the valid images',
-    spurious_rate_next_judge="Wilson with Student's quantile at the effective number of judges; "
+    spurious_rate_failing='as spurious_rate, over the images that fail a check',
+    spurious_rate_next_judge="prediction interval for one further judge, Student's t on Anscombe's angle; "
                              "judges and images both as samples",
     spurious_rate_top5='as spurious_rate',
     spurious_rate_top5_valid='as spurious_rate_valid',
@@ -91,10 +92,11 @@ INTERVALS = dict(
                 "p_target and similarity: bootstrap of the paired differences")
 
 # %% ../nbs/08_evaluate.ipynb #d574256c
-_NONE_VALID, _NO_CLASS = 'no image passes the checks', 'there are no images of the class to tell these from'
+_NONE_VALID, _ALL_VALID = 'no image passes the checks', 'no image fails a check'
+_NO_CLASS = 'there are no images of the class to tell these from'
 
 def _rate_measures(table):
-    "Return the rates over all images and over the valid ones, top 1 and top 5."
+    "Return the rates over all images, over the valid ones and over those that fail a check, top 1 and top 5."
     out = {}
     for kind, name in (('hit', 'spurious_rate'), ('hit5', 'spurious_rate_top5')):
         found = columns_of(table, kind)
@@ -102,6 +104,8 @@ def _rate_measures(table):
         out[name] = measure(mean_rate(found), len(found))
         if 'valid' not in table: continue
         out[f'{name}_valid'] = measure(mean_rate(found[table.valid]), table.valid.sum(), _NONE_VALID)
+        if kind == 'hit5': continue
+        out[f'{name}_failing'] = measure(mean_rate(found[~table.valid]), (~table.valid).sum(), _ALL_VALID)
     found = columns_of(table, 'hit')
     return out | dict(spurious_rate_next_judge=measure(next_judge_rate(found), found.shape[1]))
 

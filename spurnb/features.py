@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RULE', 'NeuralPCA', 'Evidence', 'in_batches', 'image_batches', 'data_hash', 'top_images', 'contrast', 'logit_share',
-           'separation', 'choose_components']
+           'separation', 'cohens_d', 'choose_components']
 
 # %% ../nbs/03_features.ipynb #841bd7c9
 import json
@@ -120,6 +120,11 @@ def from_psi(cls:NeuralPCA,
 def alpha_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n, L) in logit units
     "Return each component's share of the logit, relative to the class mean (Neuhaus et al. 2023, eq. 3)."
     return (psi - self.mean) @ self.components * self.components.sum(0)
+
+@patch
+def alpha_spread(self:NeuralPCA): # (L,) in logit units
+    "Return the standard deviation of each alpha over the class's images."
+    return self.eigenvalues.clamp_min(0).sqrt() * self.components.sum(0).abs()
 
 @patch
 def rest_from_psi(self:NeuralPCA, psi:torch.Tensor): # (n, D) -> (n,) in logit units
@@ -290,8 +295,26 @@ def separation(
     return dict(auc=round(float(test.statistic)/(len(own)*len(rest)), 4), p=p)
 
 # %% ../nbs/03_features.ipynb #4baf9922
-RULE = ('of the components that carry at least {least:.0%} of the variance of the class logit over class images, '
-        'the {n} with the largest mean alpha on the references minus mean alpha on other images')
+RULE = ('of the components that carry at least {least:.1%} of the variance of the class logit over class images, and '
+        'of which references have at least {reach:.0%} of what class images have, the {n} with the largest difference '
+        "between references and other images in standard deviations (Cohen's d)")
+
+def cohens_d(
+    a, # values of one set (n, L)
+    b, # values of another set (m, L); more than two in all
+): # (L,)
+    "Return the difference of the means in units of the pooled standard deviation within the sets (Cohen 1988)."
+    within = (a - a.mean(0)).square().sum(0) + (b - b.mean(0)).square().sum(0)
+    return (a.mean(0) - b.mean(0)) / (within/max(1, len(a) + len(b) - 2)).sqrt().clamp_min(1e-6)
+
+def _why(l, found, chosen, least, reach): # why component `l` was chosen or not, in words
+    share, reached = found['share'][l], found['reach'][l]
+    said = f'carries {share:.1%} of the logit, contrast {found["contrast"][l]:+.2f}, d {found["d"][l]:+.1f}'
+    if reached is not None: said += f', references reach {reached:.0%} of the class'
+    if l in chosen: return f'chosen: {said}'
+    if l in found['object']: return f"not chosen: {said}; the object's"
+    if share < least: return f'not chosen: {said}; carries less than {least:.1%}'
+    return f'not chosen: {said}' + ('' if reached and reached >= reach else f'; less than {reach:.0%} is reached')
 
 def choose_components(
     pca:NeuralPCA, # with its encoder
@@ -299,25 +322,28 @@ def choose_components(
     class_images:torch.Tensor, # (m, 3, h, w): images of the class
     others:torch.Tensor, # (o, 3, h, w): neither of the two; best without any object
     n:int=1, # how many components to choose
-    least:float=.05, # share of the logit that a component must carry
-)->dict: # rule, chosen, their `separation`; per component contrast, share and why
+    least:float=.002, # share of the logit that a component must carry
+    reach:float=.5, # share of the class's own contrast that the references must have
+    large:float=.1, # share of the logit from which on a component that they do not reach is the object's
+)->dict: # rule, chosen, their `separation`, object; per component contrast, share, reach, d and why
     "Choose the components that the references have in common, from images alone."
-    for what, images in (('reference', references), ('class image', class_images), ('other image', others)):
+    sets = {'reference': references, 'class image': class_images, 'other image': others}
+    for what, images in sets.items():
         if not len(images): raise UserError(f'there is no {what}; the rule for components needs some of each kind.')
-    c, share = contrast(pca, references, others), logit_share(pca, class_images)
+    own, of_class, rest = (in_batches(pca.alpha, x, pca.mean.device) for x in sets.values())
+    c, d, share = own.mean(0) - rest.mean(0), cohens_d(own, rest), logit_share(pca, class_images)
     if positive(n, 'n') > len(c): raise UserError(f'n is {n}, but there are {len(c)} components; ask for fewer.')
-    # where fewer than n carry enough, the n that carry most are taken
+    whole = of_class.mean(0) - rest.mean(0)
+    reached = torch.where(whole > 0, c/whole.clamp_min(1e-6), -1.)
+    # those that fit first; if they are too few, those that carry enough, then those that carry most
     carries = share >= min(least, share.sort(descending=True).values[n-1].item())
-    order = torch.where(carries, c, c.min() - 1).argsort(descending=True).tolist()
-    chosen, enough = order[:n], int(carries.sum())
+    fit = carries.int() + (carries & (reached >= reach)).int()
+    chosen = (fit*2*d.abs().max() + d).argsort(descending=True)[:n].tolist()
+    def short(x): return [round(v, 4) for v in x.tolist()]
+    of_object = ((share >= large) & (reached < reach)).nonzero().flatten().tolist()
+    found = dict(contrast=short(c), share=short(share), d=short(d), object=[l for l in of_object if l not in chosen])
+    found['reach'] = [v if v >= 0 else None for v in short(reached)]
+    return dict(rule=RULE.format(least=least, reach=reach, n='one' if n == 1 else n), chosen=chosen,
+                separation=separation(pca, references, others, chosen), **found,
+                why=[_why(l, found, chosen, least, reach) for l in range(len(c))])
 
-    def why(l):
-        said = f'carries {share[l]:.1%} of the logit, contrast {c[l]:+.2f}'
-        if l in chosen: return f'chosen: {said}, rank {order.index(l)+1} of {enough} that carry enough'
-        return f'not chosen: {said}' + ('' if carries[l] else f', carries less than {least:.0%}')
-
-    return dict(rule=RULE.format(least=least, n=n), chosen=chosen,
-                separation=separation(pca, references, others, chosen),
-                contrast=[round(v, 4) for v in c.tolist()],
-                share=[round(v, 4) for v in share.tolist()],
-                why=[why(l) for l in range(len(c))])

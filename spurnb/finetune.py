@@ -56,6 +56,14 @@ def _clear(states):
     "Remove all states in a folder."
     for f in states.glob('step-*'): discard(f)
 
+def _losses(states, done):
+    "Return the history of the first `done` steps; say so if a part of it is lost."
+    file = states/'losses.csv'
+    rows = [r for r in read_losses(file) if r.get('step', done) < done]
+    if lost := done - len(rows):
+        log.warning('%s lacks %d of %d steps; the weights are whole.', file, lost, done)
+    return rows
+
 def _resume(trainer, states, identity):
     "Restore the last state; return steps done, their history, and how another run's state differs."
     record, state = last_state(states, trainer.settings.max_train_steps)
@@ -66,7 +74,7 @@ def _resume(trainer, states, identity):
         return 0, [], stale
     trainer.restore(state)
     done = record['step']
-    return done, [r for r in read_losses(states/'losses.csv') if r['step'] < done], []
+    return done, _losses(states, done), []
 
 # %% ../nbs/06_finetune.ipynb #07796a9e
 def _read(trainer, rows):
@@ -134,7 +142,7 @@ def finetune(
     identity = run_identity(trainer, references, prior)
     if load_result(pipe, result, last, identity):
         trainer.finish(average=False)
-        return read_losses(states/'losses.csv')
+        return _losses(states, last)
     first, history, stale = _resume(trainer, states, identity)
     if result.exists(): log.warning('%s holds a model of other settings; it is replaced at the end.', result)
 
@@ -170,13 +178,13 @@ def _sfsl(target, references, pca, encoder, components, settings, device):
     from spurnb.data import mini_class_images, mini_null_images, mini_target
     from spurnb.encoders import load_encoder
     from spurnb.features import NeuralPCA, choose_components
-    from spurnb.objective import SFSL
+    from spurnb.objective import SFSL, evidence
     encoder = load_encoder(encoder, device)
     if pca: return SFSL.from_settings(settings, NeuralPCA.load(pca, encoder), components, references)
     images, others = mini_class_images(target, 300), mini_null_images(target, 200)
     found = NeuralPCA.fit(encoder, images, target=mini_target(target).index)
-    chosen = choose_components(found, references, images, others)['chosen']
-    return SFSL.from_settings(settings, found, chosen, references)
+    choice = choose_components(found, references, images, others)
+    return SFSL.from_settings(settings, found, evidence(choice, settings.evidence), references)
 
 # %% ../nbs/06_finetune.ipynb #e16own
 def _check_own(train, references, pca, components):
@@ -204,7 +212,7 @@ class Finetuned:
 
 # %% ../nbs/06_finetune.ipynb #e17target
 def finetune_target(
-    target:str='fireboat', # class of the embedded world whose spurious feature is learned
+    target:str='tench', # class of the embedded world whose spurious feature is learned
     references:str='', # folder of your own reference images, perhaps with masks/ in it
     prior:str='', # folder of your own prior images; empty: the untuned model generates them
     model:str='mini', # model to fine-tune: mini, a diffusers folder, or owner/name on the hub

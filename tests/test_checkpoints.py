@@ -1,9 +1,11 @@
 "Checkpoints and adapters: what they refuse, what stays after an error, and what other programs can read."
-import errno, os, stat
+import errno, os, stat, subprocess, sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from spurnb.core import UserError
@@ -31,6 +33,11 @@ def test_a_damaged_result_is_no_result(file, tmp_path):
     assert load_result(pipe, result, 1, {})
     (result/file).write_bytes((result/file).read_bytes()[:-2])
     assert not load_result(pipe, result, 1, {})
+
+def test_a_card_with_bytes_that_are_no_text(tmp_path):
+    "The license was typed on a terminal in another encoding: no reason to lose a model."
+    save_result(tiny_pipeline(), tmp_path/'model', 1, {}, ModelCard('by J\udcf6rg', ignore_metadata_errors=True))
+    assert 'by J\\udcf6rg' in (tmp_path/'model'/'README.md').read_text(encoding='utf-8')
 
 def test_losses_survive_a_full_disk(tmp_path, monkeypatch):
     history = [dict(step=0, loss=1/3), dict(step=1, loss=2/3)]
@@ -140,6 +147,29 @@ def test_adapters_that_hold_nothing_or_no_numbers_are_refused(tmp_path):
         pipe = tiny_pipeline()
         with pytest.raises(UserError, match=why): load_lora(pipe, tmp_path/f'{name}.safetensors')
         assert not pipe.get_list_adapters(), name
+
+OFFLINE = '''
+from spurnb.core import UserError
+from spurnb.train.lora import load_lora
+from tiny import tiny_pipeline
+for name in 'me/kept', 'me/other':
+    pipe = tiny_pipeline()
+    try: load_lora(pipe, name)
+    except UserError as e: print(e)
+    else: print(name, bool(pipe.get_list_adapters()))
+'''
+
+def test_adapters_of_the_hub_without_a_network(tmp_path):
+    "Those in the cache are loaded; of others, the network is named and not the model."
+    cache, commit = tmp_path/'hub'/'models--me--kept', '0'*40
+    (cache/'refs').mkdir(parents=True)
+    (cache/'refs'/'main').write_text(commit)
+    save_lora(trained(), cache/'snapshots'/commit)
+    here = Path(__file__).parent
+    env = dict(os.environ, HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path), PYTHONPATH=f'{here.parent}{os.pathsep}{here}')
+    said = subprocess.run([sys.executable, '-c', OFFLINE], env=env, text=True, capture_output=True)
+    kept, other = said.stdout.splitlines()
+    assert kept == 'me/kept True' and other.startswith("cannot load LoRA weights: 'me/other' is not on this machine")
 
 def test_dora_that_cannot_be_read_is_refused(tmp_path):
     "Lengths over inputs, and lengths for layers that the model does not have."

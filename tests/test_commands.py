@@ -105,7 +105,7 @@ REFUSED = [
     (cli.Run, '--components.chosen a', "--components.chosen cannot be 'a'"),
     (cli.Run, '--target', '--target has no value'),
     (cli.Run, 'fireboat', "'fireboat' belongs to no option"),
-    (cli.Run, '--sfsl.decoder gated', 'Valid: exact, checkpointed, tiny'),
+    (cli.Run, '--sfsl.decoder gated', 'give one of exact, checkpointed, tiny'),
     (cli.Generate, '', 'prompt is missing'),
     (cli.Audit, 'images --limit 20', 'between 0 and 1'),
     (cli.Audit, 'images --tables pdf', "'pdf'"),
@@ -173,3 +173,10 @@ def test_commands_in_the_documentation_can_be_read(name):
         elif {'--help', '--settings'} & set(args): continue
         elif command in ('spurnb_run', 'spurnb_doctor'): cli.run_options([a.replace('all', 'koala') for a in args])
         else: cli.read_options(kinds[command], args, command)
+
+
+def test_the_commands_agree_on_the_target():
+    "Without --target they are about the same class of the embedded world."
+    targets = {kind: cli.read_options(kind, args, 'x').target for kind, args in (
+        (cli.Audit, ['images']), (cli.Finetune, []))}
+    assert set(targets.values()) == {cli.run_options([]).choices.target}

@@ -153,12 +153,14 @@ def test_a_folder_that_cannot_be_made_is_one_line(demo, tmp_path):
     assert (code, err.count('\n')) == (2, 1) and 'file' in err
 
 
-def test_ctrl_c_is_one_line_and_130(demo, tmp_path):
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_is_one_line_and_130(demo, tmp_path, how):
+    "And so is what a cluster sends at the end of the time."
     p = subprocess.Popen([sys.executable, str(demo.file), '--n', '99', '--out', str(tmp_path/'run')], text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          env=os.environ | {'PYTHONPATH': str(root)})
     assert p.stdout.readline() == 'waiting\n'
-    p.send_signal(signal.SIGINT)
+    p.send_signal(how)
     _, err = p.communicate()
     assert (p.returncode, err.count('\n')) == (130, 1) and err.startswith('spurnb_demo: stopped')
     assert json.loads((tmp_path/'run'/'config.json').read_text())['n'] == 99
@@ -192,7 +194,10 @@ models = [f'resnet{n}' for n in range(1000)]
     (lambda: core.pick('Humming Bird', targets, 'target'), "no target 'Humming Bird'; did you mean 'hummingbird'?"),
     (lambda: core.pick('freight_car', targets), "did you mean 'freight car'?"),
     (lambda: core.pick('feeder', models, 'classifier'),
-     "no classifier 'feeder'; choose another. There are 1000, such as resnet0, resnet1, resnet2, resnet3, resnet4."),
+     "no classifier 'feeder'; give one of the 1000, such as resnet0, resnet1, resnet2, resnet3, resnet4."),
+    (lambda: core.pick('resnet', models, 'classifier'), "? There are 1000, such as resnet0, resnet1, resnet2"),
+    (lambda: core.pick('tabby', targets, 'target'),
+     "there is no target 'tabby'; give one of hummingbird, koala, tench, freight car."),
     *((lambda bad=bad: core.positive(bad, '--n'), f'--n is {bad!r}; give a number above zero.')
       for bad in (0, -1, math.nan, math.inf, True, '64')),
     (lambda: core.get_device('tpu'), "device 'tpu' is not available"),
@@ -367,6 +372,31 @@ def test_every_end_of_a_command(name, debug, monkeypatch, capsys):
     assert 'room' not in line and ('free' in line) == (name == 'full')
 
 
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('error', [ImportError('initialization failed'), core.UserError('cannot get the weights')])
+def test_ctrl_c_that_a_library_turns_into_an_error(error, how, capsys):
+    "As Python does while it imports an extension, and as we do with any error of a model that is loaded."
+    @core.cli_errors
+    def spurnb_demo():
+        try:
+            os.kill(os.getpid(), how)
+            time.sleep(5)
+        except KeyboardInterrupt: raise error from None
+    before = signal.getsignal(how)
+    with pytest.raises(SystemExit) as stop: spurnb_demo()
+    assert stop.value.code == 130 and capsys.readouterr().err.startswith('spurnb_demo: stopped; finished work is kept')
+    assert signal.getsignal(how) is before
+
+
+@pytest.mark.parametrize('mine', [signal.SIG_IGN, lambda number, frame: None])
+def test_a_signal_that_is_already_handled_stays_so(mine):
+    before, seen = signal.signal(signal.SIGINT, mine), []
+    try:
+        core.cli_errors(lambda: seen.append(signal.getsignal(signal.SIGINT)))()
+        assert seen == [mine] and signal.getsignal(signal.SIGINT) is mine
+    finally: signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize('encoding', ['ascii', 'cp1252'])
 def test_a_terminal_that_cannot_show_a_name(encoding, tmp_path):
     "Finished work is never lost because of a character."
@@ -393,3 +423,9 @@ def test_text_in_other_encodings_is_refused(tmp_path, data):
 def test_json_nested_too_deeply_is_refused(tmp_path):
     (tmp_path/'deep.json').write_text('['*100_000)
     with pytest.raises(core.UserError, match='is not JSON'): core.read_json(tmp_path/'deep.json')
+
+
+def test_json_with_the_name_of_a_file_that_is_no_utf_8(tmp_path):
+    name = os.fsdecode(b'b\xf6cher')
+    core.write_json(tmp_path/'a.json', {name: 'ö'})
+    assert core.read_json(tmp_path/'a.json') == {name: 'ö'}

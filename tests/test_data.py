@@ -9,6 +9,8 @@ from PIL import Image
 
 from spurnb import data
 from spurnb.core import UserError, to_pil, write_json
+from spurnb.run.material import mini_material
+from spurnb.run.settings import RunSettings, change
 
 
 @pytest.mark.parametrize('call, expected', [
@@ -158,3 +160,11 @@ def test_hidden_files_and_texts_are_ignored(tmp_path, images):
     for name in ('b.png', 'A.JPG', '.hidden.png'): to_pil(images)[0].save(tmp_path/name, format='PNG')
     (tmp_path/'folder.png').mkdir()
     assert [f.name for f in data.image_paths(tmp_path)] == ['A.JPG', 'b.png']
+
+
+def test_a_target_is_one_of_the_six_and_a_class_one_of_the_twelve():
+    assert data.mini_target('fireboat').index == 4 and len(data.mini_target('fireboat').classes) == 12
+    with pytest.raises(UserError, match="'lifeboat' is a class, but no target"): data.mini_target('lifeboat')
+    material = mini_material(change(RunSettings(), dict(components=dict(n_other_images=12), generate=dict(n=2))))
+    assert len(material.all_classes) == 12*3 # look-alikes count in the mean over all classes
+    assert data.mini_class_images('lifeboat', 2).shape == (2, 3, 64, 64)

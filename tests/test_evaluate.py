@@ -1,20 +1,22 @@
 "What the audit refuses before any judge has seen an image, and measures that a page has no room for."
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from spurnb.audit.judges import Judge
 from spurnb.core import UserError
 from spurnb.data import mini_target
-from spurnb.evaluate import audit
+from spurnb.evaluate import arm_measures, audit
 
 TARGET = mini_target('fireboat')
 CONFIG = dict(input_size=(3, 64, 64), crop_pct=1.)
 SOME = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def random_judge(classes=6, name='random'):
+def random_judge(classes=len(TARGET.classes), name='random'):
     "A judge with random weights."
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -24,7 +26,7 @@ def random_judge(classes=6, name='random'):
 
 
 class Overflows(torch.nn.Module):
-    def forward(self, x): return torch.full((len(x), 6), float('nan'))
+    def forward(self, x): return torch.full((len(x), len(TARGET.classes)), float('nan'))
 
 
 REFUSED = [
@@ -62,3 +64,16 @@ def test_top_5_from_fifty_classes_up():
     arm = metrics['arms']['images']
     assert arm['spurious_rate']['value'] <= arm['spurious_rate_top5']['value']
     assert 'spurious_rate_top5' not in audit(dict(images=SOME), [random_judge()], TARGET)[0]['arms']['images']
+
+
+def test_failing_images_have_a_rate_of_their_own():
+    "Valid images and those that fail a check make up the rate over all; nothing failing says so."
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(dict(valid=rng.random(40) < .3, votes=0))
+    for j in 'ab': table[f'hit.{j}'], table[f'p.{j}'] = rng.random(40) < .2 + .5*table.valid, rng.random(40)
+    arm, _ = arm_measures(table)
+    every, valid, failing = (arm[f'spurious_rate{k}'] for k in ('', '_valid', '_failing'))
+    assert valid['n'] + failing['n'] == 40 and valid['value'] > failing['value']
+    assert (valid['value']*valid['n'] + failing['value']*failing['n'])/40 == pytest.approx(every['value'])
+    none = arm_measures(table.assign(valid=True))[0]['spurious_rate_failing']
+    assert none['value'] is None and none['why'] == 'no image fails a check'

@@ -18,14 +18,15 @@ pca = NeuralPCA.fit(load_encoder(), mini_class_images('hummingbird', 60), target
 references = mini_references('hummingbird', 2, held_out=0).images
 explorer = SFSLExplorer(SFSL(pca, [0]), load_pipeline('mini', 'cpu'), references, 'a photo of a feeder')
 def note(*_):
-    said = f'{composer.scene.caption(background=True)}; reference {explorer.image} at {explorer.t}'
+    scene = composer.scene
+    said = f'{scene.caption(background=True)}, {scene.trim}; reference {explorer.image} at {explorer.t}'
     open('state.txt', 'w').write(said)
 display(composer.widget, explorer.widget)
 for w in (composer.view, explorer.view): w.observe(note, 'value')"""
 
 
 WRONG = dict(blue=dict(context='feeder', variant='vine'), koala=dict(obj='kaola'), feeder=dict(context='feder'),
-             grass=dict(background='gras'))
+             grass=dict(background='gras'), white=dict(trim='wite'))
 
 
 @pytest.mark.parametrize('said, change', list(WRONG.items()))
@@ -63,7 +64,9 @@ def test_menus_and_sliders(lab):
         tab.wait_for_function(first, arg='pink')    # its variants are offered now
         menus.nth(2).select_option('blue')
         reached(tab, 'a photo of a blue graffiti on grass')
-        menus.nth(3).select_option('brick')
+        menus.nth(3).select_option('white')
+        reached(tab, 'a photo of a blue graffiti on grass, white')
+        menus.nth(4).select_option('brick')
         reached(tab, 'a photo of a blue graffiti on brick')
         assert look(0) != seen[0] and look(1) == seen[1]
         handles = tab.locator('.jp-OutputArea .noUi-handle')

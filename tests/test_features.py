@@ -91,7 +91,7 @@ def test_evidence_that_makes_no_pca(pca, images, said):
 
 
 WRONG_IMAGES = {
-    'there is no class number 6: the encoder knows 6': (lambda x: x, 6),
+    'there is no class number 12: the encoder knows 12': (lambda x: x, 12),
     'no image of class number 4; give at least 2': (lambda x: x[:0], 4),
     'given 1 image(s)': (lambda x: x[:1], 4),
     'in [0,1]': (lambda x: x*255, 4),
@@ -137,3 +137,38 @@ def test_choices_that_cannot_be_made(pca, images):
     with pytest.raises(UserError, match='n is 500'): choose_components(pca, references, images, others, n=500)
     with pytest.raises(UserError, match='no component 224'): pca.known([0, 224])
     with pytest.raises(UserError, match='has no encoder'): NeuralPCA.from_psi(torch.randn(5, 3)).psi(images)
+
+
+class Numbers: # an "encoder" of images that are a row of numbers
+    @staticmethod
+    def phi(x): return x.flatten(1)
+
+
+def numbers(n, means, spreads, seed):
+    g = torch.Generator().manual_seed(seed)
+    return (torch.tensor(means) + torch.tensor(spreads)*torch.randn(n, len(means), generator=g))[..., None, None]
+
+
+def test_a_component_that_references_reach_half_is_the_object_s():
+    "The object's component has the larger contrast, but class images have far more of it: the context's is chosen."
+    of_class = numbers(400, (10., 2.), (3., 1.), 0)
+    references, others = numbers(8, (3., 1.8), (.5, .5), 1), numbers(60, (0., 0.), (.5, .5), 2)
+    pca = NeuralPCA.from_psi(of_class.flatten(1), weight=torch.ones(2), encoder=Numbers)
+    found = choose_components(pca, references, of_class, others)
+    assert found['chosen'] == [1] and found['contrast'][0] > found['contrast'][1]
+    assert found['reach'][0] < .5 < found['reach'][1]
+    assert found['object'] == [0] and "the object's" in found['why'][0]
+    small = choose_components(pca, references, of_class, others, large=.95) # too little of the logit to be the object's
+    assert small['chosen'] == [1] and small['object'] == [] and 'less than 50% is reached' in small['why'][0]
+    assert choose_components(pca, references, of_class, others, reach=0.)['chosen'] == [0]
+    assert 'have, the one with the largest difference' in found['rule'] # a sentence of the report
+    two = choose_components(pca, references, of_class, others, n=2)
+    assert 'have, the 2 with the largest difference' in two['rule']
+    assert choose_components(pca, references, of_class, others, least=.9)['chosen'] == [0] # no other carries enough
+
+
+def test_one_reference_is_enough_for_a_choice():
+    of_class, others = numbers(100, (10., 2.), (3., 1.), 0), numbers(60, (0., 0.), (.5, .5), 2)
+    pca = NeuralPCA.from_psi(of_class.flatten(1), weight=torch.ones(2), encoder=Numbers)
+    found = choose_components(pca, numbers(1, (.5, 2.), (0., 0.), 1), of_class, others)
+    assert found['chosen'] == [1] and all(v == v for v in found['d'])

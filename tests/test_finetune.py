@@ -2,7 +2,7 @@
 
 The file is also the worker that is killed."""
 
-import json, logging, os, random, signal, subprocess, sys
+import json, logging, os, random, shutil, signal, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace as Named
 
@@ -17,6 +17,7 @@ SETTINGS = dict(
     train_batch_size=2,
     prior_batch_size=2,
     checkpointing_steps=3,
+    learning_rate=1e-4,
 )
 
 
@@ -155,7 +156,7 @@ def test_other_settings_start_anew(model, whole, tmp_path, caplog):
     told = []
     with caplog.at_level(logging.WARNING, 'spurnb'):
         train(model, tmp_path, told.append)
-    assert 'learning_rate was 0.0003 and is 0.0001' in caplog.text
+    assert f'learning_rate was 0.0003 and is {SETTINGS["learning_rate"]:g}' in caplog.text
     assert told[0]['step'] == 0 and weights(tmp_path) == weights(out)
 
 
@@ -164,6 +165,19 @@ def test_finished_run_is_taken_as_it_is(model, whole):
     before, told = weights(out), []
     assert train(model, out, told.append) == history
     assert not told and weights(out) == before
+
+
+@pytest.mark.parametrize('damage', [lambda b: b[:-3], lambda b: b[:0], lambda b: b.replace(b'step', b'stop')])
+def test_a_damaged_table_of_losses_is_named(model, whole, tmp_path, caplog, damage):
+    "The weights are whole, and what is left of the history does not pass for all of it."
+    out, history = whole
+    shutil.copytree(out, tmp_path / 'copy')
+    file = tmp_path / 'copy' / 'checkpoints' / 'sfsl' / 'losses.csv'
+    file.write_bytes(damage(file.read_bytes()))
+    left = train(model, tmp_path / 'copy')
+    assert left == history[: len(left)] and len(left) < len(history)
+    assert f'losses.csv lacks {len(history) - len(left)} of {len(history)} steps' in caplog.text
+    assert weights(tmp_path / 'copy') == weights(out)
 
 
 def test_adapters_and_averages_resume_too(model, tmp_path):
@@ -229,6 +243,23 @@ def test_wandb_gets_losses_and_pictures(model, tmp_path, monkeypatch):
     assert len(list(run.rglob('media/images/validation*.png'))) == 3
     kept = next(run.glob('*.wandb')).read_bytes()
     assert all(word in kept for word in (b'grad_norm', b'learning_rate'))
+
+
+def test_a_tracker_that_does_not_start_is_named(model, tmp_path):
+    "It is no bug of ours that a tracker lacks a key."
+    from accelerate.tracking import GeneralTracker
+    from spurnb.core import UserError
+    from spurnb.train.monitor import Monitor
+
+    class Locked(GeneralTracker):
+        name, requires_logging_directory, tracker = 'locked', False, None
+
+        def __init__(self): super().__init__(_blank=True)
+
+        def start(self): raise RuntimeError('no API key configured')
+
+    with pytest.raises(UserError, match='^locked did not start: no API key'):
+        train(model, tmp_path, max_train_steps=2, monitor=Monitor(1, 1, num_inference_steps=1, report_to=(Locked(),)))
 
 
 def test_a_missing_package_is_named():

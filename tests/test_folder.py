@@ -2,6 +2,7 @@
 import json, os, subprocess, sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -89,6 +90,19 @@ def test_the_same_audit_again_does_not_import_torch(jets):
 
 
 @weights
+def test_a_folder_whose_name_is_no_utf_8(jets):
+    "As old archives leave them: the audit is made, and remembered."
+    latin = jets/os.fsdecode(b'bo\xe6ts')
+    try: (jets/'jets').rename(latin)
+    except OSError: pytest.skip('this file system has names in UTF-8 alone')
+    metrics, _ = audit_folder(latin, 'fireboat', ['test_resnet'], jets/'audit', feature='j\udce6t')
+    assert 'bo\\udce6ts' in (jets/'audit'/'report.html').read_text(encoding='utf-8')
+    written = (jets/'audit'/'metrics.json').stat().st_mtime_ns
+    assert audit_folder(latin, 'fireboat', ['test_resnet'], jets/'audit', feature='j\udce6t')[0] == metrics
+    assert (jets/'audit'/'metrics.json').stat().st_mtime_ns == written
+
+
+@weights
 def test_remembered_results_are_the_ones_that_were_computed(jets):
     how = jets/'jets', 'fireboat', ['test_resnet'], jets/'audit'
     metrics, scores = audit_folder(*how)
@@ -105,7 +119,7 @@ def test_changed_weights_are_not_remembered(jets, tmp_path):
     state = load_file(mini_file('judges/test_resnet.safetensors'))
     judge = f'test_resnet@{tmp_path/"mine.safetensors"}'
     def rates():
-        found = audit_folder(jets/'jets', '0', [judge], jets/'audit', classes=list('abcdef'))[0]
+        found = audit_folder(jets/'jets', '0', [judge], jets/'audit', classes=list('abcdefghijkl'))[0]
         return found['judges'][judge]['weights']
     save_file(state, tmp_path/'mine.safetensors')
     first = rates()
@@ -181,6 +195,22 @@ def test_an_audit_beside_somebody_elses_table(jets, caplog):
         (jets/'audit'/name).write_bytes('damaged'.encode('utf-16'))
         audit_folder(jets/'jets', 'fireboat', ['test_resnet'], jets/'audit')
         assert (jets/'audit'/name).read_bytes() == good
+
+
+@pytest.mark.filterwarnings('error')
+def test_scores_are_read_back_bit_for_bit(tmp_path):
+    "All that `to_csv` writes: probabilities, tiny and huge numbers, gaps, whole numbers, texts that look like numbers."
+    rng = np.random.default_rng(0)
+    numbers = np.r_[rng.random(3000), rng.standard_normal(3000)*10.**rng.integers(-300, 300, 3000), 0, 1, np.inf]
+    n = len(numbers)
+    table = pd.DataFrame(dict(arm='sfsl', image=range(n), hash='0012', file='nan', p=numbers, q=np.roll(numbers, 1)))
+    table.loc[::3, 'q'] = np.nan
+    table['valid'], table['top5.vit'] = rng.random(n) < .5, '1e5=0.910'
+    table.to_csv(tmp_path/'scores.csv', index=False)
+    found = read_scores(tmp_path)
+    for name in ('p', 'q'): assert found[name].to_numpy().tobytes() == table[name].to_numpy().tobytes(), name
+    assert found.valid.dtype == bool and found.image.dtype == int and list(found) == list(table)
+    for name in ('hash', 'file', 'top5.vit'): assert list(found[name]) == list(table[name])
 
 
 @pytest.mark.parametrize('data', [

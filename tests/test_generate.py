@@ -517,6 +517,15 @@ def test_prompts_that_the_model_would_cut_are_refused(pipe, tmp_path, texts):
     with pytest.raises(UserError, match='reads 32'): sample_images(pipe, [0], 'on a green lawn '*9)
 
 
+def test_a_prompt_in_another_encoding(tmp_path):
+    "What an ASCII locale makes of an umlaut is refused before the tokenizer fails."
+    from types import SimpleNamespace
+    from tiny import tiny_tokenizer
+    from spurnb.train.families import check_prompts
+    with pytest.raises(UserError, match='is not text in UTF-8'):
+        check_prompts(SimpleNamespace(tokenizer=tiny_tokenizer()), ['a photo of \udcc3\udcbc'])
+
+
 def test_what_only_the_smaller_encoders_cut_is_a_warning(caplog):
     from types import SimpleNamespace
     from tiny import tiny_tokenizer

@@ -7,7 +7,8 @@ from torch import nn
 from torchvision import transforms as T
 
 from spurnb.audit.judges import Judge
-from spurnb.audit.mitigate import head_inputs, linear_head, load_spufix, refit_linear, save_spufix, spufix
+from spurnb.audit.mitigate import (head_inputs, linear_head, load_spufix, refit_linear, save_spufix, spufix,
+                                   spufix_rows)
 from spurnb.core import UserError
 from spurnb.encoders import Encoder
 from spurnb.features import NeuralPCA
@@ -44,6 +45,8 @@ no_linear = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten())
     (lambda: head_inputs(judge(), images[:0]), 'there are no images'),
     (lambda: spufix(judge(), (pca, images, [60])), 'no component 60'),
     (lambda: spufix(judge(), fix, fix), 'class number 0 is given twice'),
+    (lambda: spufix(judge(), (*fix, [0])), 'either spurious or kept'),
+    (lambda: spufix(judge(), (*fix, [60])), 'no component 60'),
     (lambda: spufix(spufix(judge(), fix), fix), 'has been fixed before'),
     (lambda: spufix(judge(3), fix), 'has 2 classes and the classifier 3'),
     (lambda: save_spufix(judge(), 'nowhere.safetensors'), 'no correction to save'),
@@ -75,3 +78,17 @@ def test_the_sign_of_a_component():
     flipped = replace(pca, components=-pca.components)
     a, b = (spufix(judge(), (p, images, [0])).logits(images) for p in (pca, flipped))
     assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_components_that_are_kept():
+    "They take part in the fit, and only the others are subtracted."
+    teacher, model, weight = Colors(), judge(), torch.tensor([1., .5, .2])
+    teacher.fc.weight.data[0], model.model.fc.weight.data[0] = torch.tensor([.4, 1., .7]), weight
+    robust = NeuralPCA.fit(Encoder(teacher, size=8, mean=(0.,)*3, std=(1.,)*3), images, target=0)
+    evidence = head_inputs(model, images)*weight
+    v, fit, offset = spufix_rows(robust.alpha(images)[:, :2], evidence)
+    beta = ((evidence.double() @ fit.T - offset)*v.sum(1)).clamp_min(0)
+    before = model.logits(images)[:, 0]
+    for some, kept in (((0,), (1,)), ((1,), (0,)), ((0, 1), ())):
+        after = spufix(model, (robust, images, some, kept)).logits(images)[:, 0]
+        assert torch.allclose(before - after, beta[:, list(some)].sum(1).float(), atol=1e-5)

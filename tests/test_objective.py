@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteSchedu
 from spurnb.core import UserError, generator
 from spurnb.encoders import Encoder, small_resnet
 from spurnb.features import NeuralPCA
-from spurnb.objective import REFERENCES, SFSL, diffusion_loss, min_snr_weights, prior_split
+from spurnb.objective import REFERENCES, SFSL, diffusion_loss, evidence, min_snr_weights, prior_split
 from spurnb.prediction import noise_target, noisify
 
 
@@ -58,13 +58,41 @@ def test_one_call_for_every_kind_of_model(pca, vae, stage, kind):
     assert at(loss, scheduler, vae, stage, t).item() == pytest.approx(alone.item(), rel=.02)
 
 
-def test_three_ways_to_choose_a_reference_agree_on_one(pca, vae, stage):
+def test_all_ways_to_choose_a_reference_agree_on_one(pca, vae, stage):
     references, z, noise = stage
     one = [x[:1] for x in stage]
     scheduler, t = DDIMScheduler(), torch.tensor([200])
     output = torch.randn(one[1].shape, generator=generator(0, 'output'))
     found = [at(SFSL(pca, reference=r, references=one[0]), scheduler, vae, one, t, output).item() for r in REFERENCES]
-    assert found == pytest.approx([found[0]]*3)
+    assert found == pytest.approx([found[0]]*len(REFERENCES))
+
+
+def test_the_strongest_reference_has_the_largest_sum_of_alphas(pca, vae, stage):
+    "All predictions are pushed to one amount, in standard deviations of the sum over class images."
+    references, z, noise = (x[:2] for x in stage)
+    loss, t = SFSL(pca, [0, 1], reference='strongest', weight='uniform', references=references), torch.zeros(2).long()
+    amount, spread = (pca.alpha(x)[:, :2].sum(1) for x in (references, images(12, 'class')))
+    assert loss.unit == pytest.approx(spread.std().item(), rel=1e-3)
+    found = pca.alpha(loss.decode(vae, z))[:, :2].sum(1)
+    expected = (amount.max() - found).clamp_min(0).mean() / loss.unit
+    assert at(loss, DDIMScheduler(prediction_type='sample'), vae, (references, z, noise), t).item() == pytest.approx(
+        expected.item(), rel=.02)
+
+
+def test_evidence_is_all_but_the_objects_components():
+    found = dict(chosen=[2], object=[0], contrast=[0.]*4)
+    assert evidence(found) == [1, 2, 3] and evidence(found, 'chosen') == [2]
+    by_hand = dict(chosen=[2], contrast=[0.]*4)
+    assert evidence(by_hand) == [2] == evidence(dict(found, object=[]))
+
+
+def test_a_push_is_in_standard_deviations_of_alpha(pca, vae, stage):
+    "A classifier with logits twice as large asks for the same."
+    louder = NeuralPCA(**vars(pca) | dict(mean=2*pca.mean, weight=2*pca.weight, eigenvalues=4*pca.eigenvalues))
+    scheduler, t = DDIMScheduler(), torch.full((4,), 300)
+    output = torch.zeros_like(stage[1])
+    plain, loud = (at(SFSL(p), scheduler, vae, stage, t, output).item() for p in (pca, louder))
+    assert plain > 0 and loud == pytest.approx(plain, rel=1e-4)
 
 
 def test_a_weight_by_signal_is_the_uniform_loss_times_the_share(pca, vae, stage):
@@ -110,6 +138,7 @@ REFUSED = {
     'a probability above 0': dict(sample=0.),
     'needs an AutoencoderTiny': dict(decoder='tiny'),
     'needs all references': dict(reference='mean'),
+    'needs amounts': dict(reference='strongest', features='phi', distance='cosine', references=images(2, 'two')),
     'there are 1': dict(distance='l2', references=images(1, 'one')),
 }
 

@@ -1,10 +1,12 @@
 "What belongs to somebody else is never written over or removed; what spurnb wrote is recognized by name and SHA-256."
-import json
+import json, os, subprocess, sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from spurnb.core import MARK, UserError, atomic, claim, discard, sha256, unlisted, write_json
+from spurnb import core
+from spurnb.core import MARK, UserError, atomic, claim, discard, sha256, unchanged, unlisted, write_json
 from spurnb.data import mini_root
 from spurnb.pipeline import open_folder
 from spurnb.run.settings import RunSettings
@@ -80,6 +82,12 @@ def test_a_killed_write_is_still_ours(results):
 def test_a_strange_marker(tmp_path, text):
     (tmp_path/MARK).write_text(text)
     with pytest.raises(UserError, match='choose another --out'): claim(tmp_path, 'spurnb_test')
+
+
+def test_a_folder_whose_name_is_no_utf_8(tmp_path):
+    "Weights cannot be saved in it, which a training would find out at its end."
+    with pytest.raises(UserError, match='no name in UTF-8'): claim(tmp_path/os.fsdecode(b'gr\xf6'), 'spurnb_test')
+    assert not os.listdir(tmp_path)
 
 
 def test_an_empty_marker_is_of_a_killed_process(tmp_path):
@@ -167,3 +175,65 @@ def test_the_same_fine_tuning_again(tmp_path):
     assert len(before) == 1 and tune().folder.is_dir()
     tune(seed=1)
     assert before == {f: f.stat().st_mtime_ns for f in before}
+
+
+def meanwhile(monkeypatch, act):
+    "Let another process do something just before the next file is hashed."
+    todo = [act]
+    def late(what):
+        if todo and not isinstance(what, bytes): todo.pop()()
+        return sha256(what)
+    monkeypatch.setattr(core, 'sha256', late)
+
+
+def put(path, text):
+    "Replace a file as another process does: first the line, then the file."
+    line = dict(file=path.name, sha256=sha256(text.encode()))
+    with open(path.parent/MARK, 'a') as f: f.write(json.dumps(line) + '\n')
+    path.write_text(text)
+
+
+@pytest.mark.parametrize('act', [lambda f: put(f, 'theirs'), lambda f: f.unlink()], ids=['replaced', 'removed'])
+def test_another_process_changes_a_file_while_it_is_hashed(results, monkeypatch, caplog, act):
+    "What spurnb wrote in another process is no change by somebody else."
+    meanwhile(monkeypatch, lambda: act(results/'metrics.json'))
+    discard(results/'metrics.json')
+    assert not list(results.glob('metrics*')) and not caplog.text
+
+
+def test_two_commands_claim_a_folder_at_once(tmp_path, monkeypatch):
+    "Lines that the other process has written meanwhile are kept."
+    def other(folder, **how):
+        os.mkdir(folder)
+        (folder/MARK).write_text('{"command": "spurnb_test"}\n')
+        put(folder/'images.csv', 'theirs')
+    monkeypatch.setattr(Path, 'mkdir', other)
+    claim(tmp_path/'r', 'spurnb_test', empty=False)
+    assert not unlisted(tmp_path/'r'/'images.csv')
+
+
+folders_over_and_over = '''
+import logging, os, sys
+from spurnb.core import atomic, claim
+logging.basicConfig()
+claim(sys.argv[1], 'spurnb_test', empty=False)
+print('going', flush=True)
+sys.stdin.readline()
+for i in range(200):
+    with atomic(f'{sys.argv[1]}/model') as part:
+        part.mkdir()
+        for name in ('unet', 'vae'): (part/name).write_bytes(os.urandom(5000))
+'''
+
+
+def test_two_processes_replace_one_folder(tmp_path):
+    "Neither fails, and neither takes the other's folder for one that somebody has changed."
+    env = dict(os.environ, PYTHONPATH=str(Path(core.__file__).parents[1]))
+    started = [subprocess.Popen([sys.executable, '-c', folders_over_and_over, str(tmp_path/'r')], env=env, text=True,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in '12']
+    for p in started: assert p.stdout.readline() == 'going\n'
+    for p in started: p.stdin.write('\n')
+    for p in started: p.stdin.flush()
+    for p in started: assert p.communicate()[1] == '' and p.returncode == 0
+    assert sorted(os.listdir(tmp_path/'r')) == [MARK, 'model']
+    assert unchanged(tmp_path/'r'/'model') and len(os.listdir(tmp_path/'r'/'model')) == 2

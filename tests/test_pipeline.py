@@ -4,10 +4,12 @@ import json, os, shutil, subprocess, sys, time
 import pytest
 from signals import interrupted
 
+from spurnb import pipeline
 from spurnb.cli import spurnb_run, spurnb_world
-from spurnb.core import claim, write_json
-from spurnb.data import mini_root
-from spurnb.pipeline import Stages
+from spurnb.core import claim, settings_hash, write_json
+from spurnb.data import mini_record, mini_root
+from spurnb.pipeline import Stages, run
+from spurnb.run.settings import settings_for
 
 
 def refused(capsys, *options):
@@ -20,6 +22,7 @@ def refused(capsys, *options):
 
 @pytest.mark.parametrize('options, expected', [
     ('--target humingbird', "'hummingbird'"),
+    ('--target wombat', "'wombat' is a class, but no target"),
     ('--preset mimi', "'mini'"),
     ('--audit.judges test_resnet test_vitt', "'test_vit'"),
     ('--train.max_train_steps 0', 'max_train_steps is 0'),
@@ -30,7 +33,10 @@ def refused(capsys, *options):
     ('--data feeders', 'as preset sd15 does'),
     ('--preset sd15 --class_images mini', 'as preset sd15 does'),
     ('--arms guide', "'guided'"),
-    ('--arms guided --sfsl.features phi --sfsl.distance cosine', 'the guided arm needs alpha'),
+    ('--arms guided --sfsl.features phi --sfsl.distance cosine --sfsl.reference image', 'the guided arm needs alpha'),
+    ('--sfsl.distance cosine', 'also give --sfsl.features phi --sfsl.reference image.'),
+    ('--sfsl.features psi', 'also give --sfsl.distance cosine --sfsl.reference image.'),
+    ('--target tabby', "no target 'tabby'; give one of hummingbird, koala, tench"),
     ('--audit.detector clip:x', 'give validation_images'),
     ('--audit.tables csv pdf', "'pdf'"),
     ('--shard 1/2', '--shard needs several runs'),
@@ -89,7 +95,10 @@ def test_a_run_of_another_version_or_target(capsys, tmp_path):
     write_json(tmp_path/'config.json', dict(version='0.0.1', settings=dict(target='fireboat', seed=0)))
     assert 'made by spurnb 0.0.1' in refused(capsys, '--out', tmp_path)
     from spurnb import __version__
-    write_json(tmp_path/'config.json', dict(version=__version__, settings=dict(target='koala', seed=0)))
+    ours = dict(version=__version__, settings=dict(target='koala', seed=0))
+    write_json(tmp_path/'config.json', ours | dict(world='0123456789ab'))
+    assert 'made in another embedded world' in refused(capsys, '--out', tmp_path)
+    write_json(tmp_path/'config.json', ours | dict(world=settings_hash(mini_record()['files'])))
     assert "target 'koala'" in refused(capsys, '--out', tmp_path)
     for text in ('{', '[1]', 'null', '{"settings": 3}'):
         (tmp_path/'config.json').write_text(text)
@@ -140,3 +149,24 @@ def test_the_progress_line_of_a_run_ends_at_its_end():
         stage('features')
         raise OSError
     assert stage.bar.n == 0
+
+
+def test_a_finished_run_answers_from_its_files_until_one_of_them_changes(tmp_path, monkeypatch):
+    small = settings_for(
+        'mini', out=tmp_path/'run', device='cpu', references=dict(held_out=8), audit=dict(judges=('test_resnet',)),
+        components=dict(n_class_images=24, n_other_images=8, picture_steps=2),
+        train=dict(max_train_steps=2, num_class_images=4, prior_batch_size=2),
+        generate=dict(n=2, num_inference_steps=2))
+    first = run(small)
+
+    def nothing(settings): raise AssertionError('the run begins again')
+
+    monkeypatch.setattr(pipeline, 'mini_material', nothing)
+    assert run(small) == json.loads(json.dumps(first))
+    (tmp_path/'run'/'images'/'sfsl'/'00001.png').unlink()
+    with pytest.raises(AssertionError, match='begins again'): run(small)
+    monkeypatch.undo()
+    assert run(small)['arms'] == first['arms']
+    monkeypatch.setattr(pipeline, 'mini_material', nothing)
+    assert run(small)['arms'] == first['arms']
+    with pytest.raises(AssertionError, match='begins again'): run(small, only=('untuned',))

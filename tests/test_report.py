@@ -8,7 +8,7 @@ from PIL import Image
 from made_up import JUDGES, made_up_run
 from site_pages import CUT, FAINT
 from spurnb.cli import spurnb_audit
-from spurnb.core import UserError, save_png
+from spurnb.core import UserError, save_png, write_json
 from spurnb.data import mini_root
 from spurnb.world.scenes import reference_scenes
 
@@ -125,6 +125,36 @@ def test_the_page_stays_small(tmp_path):
     from spurnb.report.page import write_report
     html = write_report(made_up_run(tmp_path/'large', n=70, side=512)).read_text()
     assert len(html) < 6e6 and '64 of 70 images' in html and 'Only the first 64 of each arm are shown' in html
+
+
+@pytest.mark.parametrize('checks, said', [
+    (('object_absent', 'feature_present'), 'the meters find the humming&lt;b&gt;bird, or do not find the red feeder.'),
+    (('object_absent',), 'the meters find the humming&lt;b&gt;bird.')])
+def test_the_page_says_what_a_faded_image_is(tmp_path, checks, said):
+    "Before the images, and only if one of them is faded."
+    import pandas as pd
+    from spurnb.report.page import write_report
+    folder = made_up_run(tmp_path/'run', n=8)
+    scores = pd.read_csv(folder/'scores.csv')
+    scores = scores.drop(columns={'object_absent', 'feature_present'} - {*checks})
+    for valid in (True, False):
+        scores.assign(valid=valid).to_csv(folder/'scores.csv', index=False)
+        html = write_report(folder).read_text()
+        legend = f'Faded images with a dashed border fail a check: {said}'
+        assert (legend in html) == ('class="dashed"' in html) == ('Faded' in html) == (not valid)
+
+
+def test_the_page_says_what_the_loss_leaves_out(tmp_path):
+    from spurnb.report.page import write_report
+    folder = made_up_run(tmp_path/'run', n=4)
+    why = ["not chosen: the object's", 'chosen']
+    write_json(folder/'components.json', dict(rule='a rule', chosen=[1], object=[0], contrast=[.1, 2.], why=why))
+    config = json.loads((folder/'config.json').read_text())
+    for evidence in ('rest', 'chosen'):
+        config['settings']['sfsl'] = dict(features='alpha', evidence=evidence)
+        write_json(folder/'config.json', config)
+        html = write_report(folder).read_text()
+        assert ("adds up all components except the object's (0)" in html) == (evidence == 'rest')
 
 
 def test_parquet(run, monkeypatch, tmp_path):
@@ -372,7 +402,16 @@ def test_closed_sections_are_printed(page):
     with opened(page) as tab:
         assert tab.evaluate(closed) and not any(tab.evaluate(closed))
         tab.emulate_media(media='print')
-        assert all(tab.evaluate(closed))
+        tab.wait_for_function(f'{closed}.every(Boolean)', timeout=5000) # the style takes effect with the next frame
+
+
+def test_closed_sections_are_printed(page):
+    parts = '[...document.querySelectorAll("details:not([open]) > :not(summary)")]'
+    closed = f'{parts}.map(e => e.checkVisibility({{contentVisibilityAuto: true}}))'
+    with opened(page) as tab:
+        assert tab.evaluate(closed) and not any(tab.evaluate(closed))
+        tab.emulate_media(media='print')
+        tab.wait_for_function(f'{closed}.every(Boolean)', timeout=5000) # the style takes effect with the next frame
 
 
 def test_images_are_larger_on_wide_screens(page):

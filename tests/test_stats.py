@@ -183,3 +183,45 @@ def test_large_samples_take_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert low < value < high and peak < 200e6
+
+
+def next_to_one(draw, judges, agreement, seed, n=64):
+    "Return hits (n, judges) and a further judge of the same kind: its rate over all images, and on these."
+    rng = np.random.default_rng(seed)
+    rates = draw(rng, judges + 1).clip(1e-6, 1 - 1e-6)
+    evidence = agreement**.5*rng.standard_normal((n, 1)) + (1-agreement)**.5*rng.standard_normal((n, judges + 1))
+    hits = evidence < scipy_stats.norm.ppf(rates)
+    return hits[:, :-1], rates[-1], hits[:, -1].mean()
+
+
+@pytest.mark.parametrize('judges, agreement', [(8, .2), (8, .8), (3, .4), (20, .4)])
+@pytest.mark.parametrize('draw, least', [
+    (lambda rng, k: rng.beta(2, 2, k), .94), (lambda rng, k: rng.beta(.5, .5, k), .93),
+    (lambda rng, k: rng.beta(5, 5, k), .94), (lambda rng, k: rng.beta(1, 9, k), .94),
+    (lambda rng, k: rng.beta(19, 1, k), .94), (lambda rng, k: np.full(k, .02), .94),
+    (lambda rng, k: np.full(k, .5), .94)])
+def test_the_next_judge_is_in_its_interval(draw, least, judges, agreement):
+    "Nineteen times in twenty: the rate over all images, and also the rate that the same images give."
+    inside = []
+    for seed in range(400):
+        hits, rate, here = next_to_one(draw, judges, agreement, seed)
+        value, low, high = stats.next_judge_rate(hits)
+        assert 0 <= low <= value <= high <= 1
+        inside.append((low <= rate <= high, low - 1e-9 <= here <= high + 1e-9))
+    assert np.mean(inside, 0).min() >= least
+
+
+def test_more_judges_do_not_narrow_the_next_ones_interval():
+    "That of the mean shrinks to nothing; one judge more is as far from it as ever."
+    rng = np.random.default_rng(0)
+    rates = rng.beta(2, 2, 200)
+    hits = rng.random((64, 200)) < rates
+    (_, low, high), (_, a, b) = stats.next_judge_rate(hits), stats.mean_rate(hits)
+    assert b - a < .1 and high - low > .9*np.ptp(np.quantile(rates, [.025, .975]))
+
+
+def test_the_next_judge_of_judges_without_a_hit():
+    "0 of 64 is not never, and more images say more."
+    upper = [stats.next_judge_rate(np.zeros((n, 8)))[2] for n in (64, 640)]
+    assert .03 < upper[0] < .06 and 9 < upper[0]/upper[1] < 11
+    assert stats.next_judge_rate(np.ones((64, 8)))[1] == pytest.approx(1 - upper[0])

@@ -83,6 +83,23 @@ def test_one_classifier_and_one_image(change, said):
     assert said in answer(found)
 
 
+def test_failing_images_stand_beside_the_valid_ones():
+    "In the sentence and in the table; without such images, or in the numbers of an older version, nothing is said."
+    found = metrics(dict(sfsl=.74))
+    checks = dict(object_absent=measure(1), feature_present=measure(.36), spurious_rate_valid=measure(.76, .66, .84))
+    found['arms']['sfsl'] |= checks
+    alone = 'the rate on images that pass both checks is 76% (66 to 84%).'
+    assert any(s.endswith(alone) for s in findings(found))
+    found['arms']['sfsl']['spurious_rate_failing'] = dict(value=None, low=None, high=None, n=0, why='none fails')
+    assert any(s.endswith(alone) for s in findings(found))
+    found['arms']['sfsl']['spurious_rate_failing'] = measure(.73, .6, .8)
+    both = alone.replace(').', '), and 73% (60 to 80%) on those that fail one.')
+    assert any(s.endswith(both) for s in findings(found)) and both in ' '.join(text_report(found).split())
+    head, row, *_ = text_table(found).splitlines()
+    at = head.index('on failing')
+    assert head.index('on valid') < at and row[at:].startswith('73 (60-80)')
+
+
 @pytest.mark.parametrize('rates, said', [
     ((0, 0), 'All classifiers have the same rate, 0%.'),
     ((.001, .002), 'The classifiers range from 0.1% (a) to 0.2% (b).'),
@@ -156,6 +173,7 @@ def test_an_arm_that_was_left_out_is_a_caution():
 def test_the_loss_is_described_with_its_strength():
     loss = dict(distance='push', features='alpha', weight=1., ratio=.314)
     assert loss_note(metrics(dict(sfsl=.5), similarity_loss=loss)).startswith(
-        "push of alpha in logits, times 1; at the network's output its gradient has 0.31 times")
-    assert 'logits' not in loss_note(metrics(dict(sfsl=.5), similarity_loss=loss | dict(distance='cosine')))
+        "push of alpha in standard deviations of class images, times 1; "
+        "at the network's output its gradient has 0.31 times")
+    assert 'deviations' not in loss_note(metrics(dict(sfsl=.5), similarity_loss=loss | dict(distance='cosine')))
     assert loss_note(metrics(dict(sfsl=.5), similarity_loss=loss | dict(ratio=None))) == '' == loss_note(metrics({}))

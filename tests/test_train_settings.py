@@ -1,4 +1,5 @@
 "Settings of training: what they refuse, and that their choices are those of the code that takes them."
+import re
 from typing import get_args
 
 import pytest
@@ -27,12 +28,27 @@ def test_train_settings_refuse(wrong, said):
 
 
 @pytest.mark.parametrize('wrong, said', [
-    (dict(features='beta'), 'Valid: alpha, psi, phi'),
+    (dict(features='beta'), 'give one of alpha, psi, phi'),
     (dict(decoder='exakt'), "did you mean 'exact'"),
     (dict(gate=1.5), 'gate is 1.5; give a share of signal from 0 to 1'),
     (dict(sample=0.), 'sample is 0.0; give a probability above 0')], ids=lambda x: str(x)[:40])
 def test_sfsl_settings_refuse(wrong, said):
     with pytest.raises(UserError, match=said): SFSLSettings(**wrong)
+
+
+@pytest.mark.parametrize('reference', ['image', 'mean', 'nearest', 'strongest'])
+@pytest.mark.parametrize('distance', ['push', 'cosine', 'l2'])
+@pytest.mark.parametrize('features', ['alpha', 'psi', 'phi'])
+def test_sfsl_settings_that_do_not_go_together(features, distance, reference):
+    "They are those that the loss refuses; and whoever adds what the message says has settings that go together."
+    from spurnb.objective import PAIRS
+    asked = dict(features=features, distance=distance, reference=reference)
+    fits = features in PAIRS[distance] and (reference != 'strongest' or features == 'alpha')
+    said = ''
+    try: SFSLSettings(**asked)
+    except UserError as e: said = str(e)
+    assert ('do not go together' in said) == (not fits)
+    SFSLSettings(**asked | dict(re.findall(r'--sfsl\.(\w+) (\w+)', said)))
 
 
 def choices(settings, name): return set(get_args(settings.__dataclass_fields__[name].type))

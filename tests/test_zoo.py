@@ -324,7 +324,7 @@ def hub(tmp_path):
     folder = tmp_path/'hub'
     save_timm(folder/'me'/'timm')
     names = dict(enumerate(CLASSES))
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=6,
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=len(CLASSES),
                           id2label=names, label2id={v: k for k, v in names.items()})
     ResNetForImageClassification(config).save_pretrained(folder/'me'/'hf')
     ViTImageProcessor(size=dict(height=32, width=32)).save_pretrained(folder/'me'/'hf')

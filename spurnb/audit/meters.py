@@ -8,6 +8,7 @@ __all__ = ['Meters', 'load_meters', 'validity']
 # %% ../../nbs/audit/meters.ipynb #27f1bfd5
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,15 @@ from .stats import measure, wilson
 from ..core import UserError, get_device, read_json, settings_hash, to_tensor, write_json
 from ..data import mini_file
 from ..encoders import Encoder, read_tensors, resnet_from
-from ..world.scenes import (CONTEXT_NAMES, OBJECT_NAMES, VARIANTS, class_scenes, draw_scenes, feature_of,
+from ..world.scenes import (CONTEXT_NAMES, TRIMS, OBJECT_NAMES, VARIANTS, class_scenes, draw_scenes, feature_of,
                                  null_scenes, reference_scenes)
 
 # %% ../../nbs/audit/meters.ipynb #8e1cb73d
 @dataclass
 class Meters:
     "The embedded world's truth meters, which predict the true content of images."
-    object:Encoder   # images to logits (n, 7), in the order of `OBJECT_NAMES`
-    context:Encoder  # images to logits (n, 25), in the order of `CONTEXT_NAMES`
+    object:Encoder   # images to logits (n, 13), in the order of `OBJECT_NAMES`
+    context:Encoder  # images to logits (n, 73), in the order of `CONTEXT_NAMES`
     columns = ('p_object', 'p_any_object', 'p_feature', 'p_context') # of `presence`
 
     @property
@@ -36,7 +37,7 @@ class Meters:
     def hash(self): return settings_hash([self.object.hash, self.context.hash])
 
     @torch.inference_mode()
-    def __call__(self, images, batch:int=64): # -> dict of float arrays: object (n, 7), context (n, 25)
+    def __call__(self, images, batch:int=64): # -> dict of float arrays: object (n, 13), context (n, 73)
         "Return the probabilities of all objects and contexts in `images` (n, 3, h, w)."
         device, found = self.object.mean.device, {}
         for name, logits in self.logits.items():
@@ -47,7 +48,7 @@ class Meters:
     def presence(self, images, target:str): # -> DataFrame, one row an image, columns as in `columns`
         "Return how probable the target's object, any object, its feature and its context are in each image."
         p, feature = self(images), feature_of(target)
-        variants = [i for i, (context, _) in enumerate(CONTEXT_NAMES) if context == feature[0]]
+        variants = [i for i, (context, *_) in enumerate(CONTEXT_NAMES) if context == feature[0]]
         return pd.DataFrame(dict(
             p_object=p['object'][:, OBJECT_NAMES.index(target)],
             p_any_object=1 - p['object'][:, 0],
@@ -69,14 +70,18 @@ def load_meters(
 def _calibration_scenes(target, n, seed):
     "Return for object, feature and context: scenes that show it, and scenes that do not."
     usual, null = reference_scenes(target, n, seed), null_scenes(target, n, seed)
-    variants = VARIANTS[feature_of(target)[0]][1:]
-    others = [replace(s, variant=variants[i % len(variants)]) for i, s in enumerate(usual)]
+    context = feature_of(target)[0]
+    _, *unusual = [(v, f) for v in VARIANTS[context] for f in TRIMS[context]]
+    others = [replace(s, variant=v, trim=f) for s, (v, f) in zip(usual, cycle(unusual))]
     return dict(object=(class_scenes(target, n, seed), usual), feature=(usual, others + null),
                 context=(usual + others, null))
 
 # %% ../../nbs/audit/meters.ipynb #cf8b8467
-def _probabilities(meters, target, n, seed): # of object, feature, context: (where it is, where it is not)
+def _clear(scenes): return [replace(s, far=False, faint=False) for s in scenes]
+
+def _probabilities(meters, target, n, seed, clear=False): # of object, feature, context: (where it is, where it is not)
     kinds = _calibration_scenes(target, n, seed)
+    if clear: kinds = {name: (_clear(shown), _clear(absent)) for name, (shown, absent) in kinds.items()}
     scenes = [*dict.fromkeys(s for shown, absent in kinds.values() for s in shown + absent)]
     rows = meters.presence(to_tensor(draw_scenes(scenes)), target).to_dict('records')
     known = dict(zip(scenes, rows))
@@ -95,7 +100,7 @@ def calibrate(self:Meters,
     if kept and kept.exists():
         with suppress(UserError): return read_json(kept) # a damaged file is written again
     chosen, found = {}, {}
-    for name, (shown, _) in _probabilities(self, target, n, seed).items():
+    for name, (shown, _) in _probabilities(self, target, n, seed, clear=True).items():
         chosen[name] = min(.5, float(np.quantile(shown, .01, method='lower')))
     def share(p, threshold): return measure(wilson((p >= threshold).sum(), len(p)), len(p))
     for name, (shown, absent) in _probabilities(self, target, n, seed+1).items():

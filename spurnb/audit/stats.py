@@ -97,14 +97,20 @@ def mean_rate(
 def next_judge_rate(
     hits, # bool (n, judges)
 ): # (value, low, high)
-    "Return the expected rate of another judge of this kind, with judges and images both as samples."
+    """Return the mean rate of these judges with a prediction interval for the rate of a single further judge.
+
+    Judges and images are both samples. The scale is Anscombe's (1948) angle, whose binomial variance is 1/(4n+2).
+    """
     hits = _table(hits)
     n, judges = hits.shape
     p = float(hits.mean()) if hits.size else math.nan
     if min(n, judges) < 2: return p, math.nan, math.nan
-    variance = hits.mean(0).var(ddof=1)/judges + hits.mean(1).var(ddof=1)/n
-    size = float(p*(1-p)/variance) if variance > 1e-12 else judges
-    return wilson(p*size, size, stats.t.ppf(.975, judges-1))
+    angles = np.arcsin(np.sqrt((hits.sum(0) + 3/8)/(n + 3/4)))
+    variance = angles.var(ddof=1)*(1 + 1/judges) + 1/(4*effective_n(hits) + 2)
+    half = stats.t.ppf(.975, judges-1)*math.sqrt(variance)
+    ends = np.clip([angles.mean() - half, angles.mean() + half], 0, math.pi/2)
+    low, high = (((n + 3/4)*np.sin(ends)**2 - 3/8)/n).clip(0, 1)
+    return p, float(low), float(high)
 
 # %% ../../nbs/audit/stats.ipynb #2df310d4
 def t_interval(

@@ -17,8 +17,9 @@ from ..core import UserError, live_image, pick, to_tensor
 from ..objective import SFSL
 from ..prediction import decode_latents, noisify, predict_x0, signal_share
 from ..train.families import check_prompts
-from ..world.scenes import BACKGROUNDS, CLASSES, CONTEXTS, VARIANTS, Scene
-from ..audit.zoo import load_judge, mini_judges
+from ..world.scenes import BACKGROUNDS, CLASSES, CONTEXTS, TRIMS, VARIANTS, Scene
+from ..audit.zoo import load_judge
+from ..data import mini_judges
 
 # %% ../../nbs/components/explore.ipynb #b7230895
 class Explorable:
@@ -65,18 +66,21 @@ class SceneComposer(Explorable):
         scene:"Scene|None"=None, # to start with; a red feeder on grass by default
         judges=None, # names or `Judge`s that know the embedded world's classes; all of its own by default
     ):
-        self.scene = scene or Scene(None, 'feeder', 'red', 'grass', 3)
+        scene = scene or Scene(None, 'feeder', 'red', 'grass', 3)
+        self.scene = replace(scene, trim=scene.feature[2])
         self.judges = [load_judge(j) if isinstance(j, str) else j for j in judges or mini_judges()]
+        self.refilling = False # of menus
 
-    def choose(self, **changes): # obj, context, variant, background, seed -> the composer
-        "Change the scene; a context without the present variant comes in its usual one."
+    def choose(self, **changes): # obj, context, variant, trim, background, seed, far, faint -> the composer
+        "Change the scene; a context without the present variant or trim comes in its usual one."
         for key, names in dict(obj=[*CLASSES, None], context=[*CONTEXTS, None], background=BACKGROUNDS).items():
             if key in changes and changes[key] not in names: pick(changes[key], [n for n in names if n], key)
         context = changes.get('context', self.scene.context)
-        if context is None: changes['variant'] = None
-        elif changes.get('variant', self.scene.variant) not in VARIANTS[context]:
-            if 'variant' in changes: pick(changes['variant'], VARIANTS[context], f'variant of the {context}')
-            changes['variant'] = VARIANTS[context][0]
+        for key, known in dict(variant=VARIANTS, trim=TRIMS).items():
+            if context is None: changes[key] = None
+            elif changes.get(key, getattr(self.scene, key)) not in known[context]:
+                if changes.get(key): pick(changes[key], known[context], f'{key} of the {context}')
+                changes[key] = known[context][0]
         self.scene = replace(self.scene, **changes)
         self.show()
         return self
@@ -98,9 +102,10 @@ def draw(self:SceneComposer): # matplotlib figure
     "Plot the scene beside a table of every classifier's answer."
     fig, table = _figure(9.4, 3.4), self.answers()
     left, right = fig.subplots(1, 2, width_ratios=(1, 1.9))
-    _image(left, to_tensor([self.scene.draw(192)])[0], self.scene.caption(background=True))
+    trim = f'\n{self.scene.trim} trim' if self.scene.context else ''
+    _image(left, to_tensor([self.scene.draw(192)])[0], self.scene.caption(background=True) + trim)
     right.imshow(table, cmap='cividis', vmin=0, vmax=1, aspect='auto')
-    right.set_xticks(range(len(CLASSES)), CLASSES, rotation=20, ha='right', fontsize=9)
+    right.set_xticks(range(len(CLASSES)), CLASSES, rotation=35, ha='right', fontsize=8)
     right.set_yticks(range(len(table)), table.index, fontsize=9)
     for i, row in enumerate(table.to_numpy()):
         for j, p in enumerate(row):
@@ -112,29 +117,37 @@ def draw(self:SceneComposer): # matplotlib figure
 # %% ../../nbs/components/explore.ipynb #0f2fd015
 @patch
 def controls(self:SceneComposer): # -> list of widgets
-    "Return a menu for each part of the scene, and a button for another one like it."
+    "Return a menu or a box for each part of the scene, and a button for another one like it."
     import ipywidgets as w
+    def followed(widget, key):
+        widget.observe(lambda change: self._turned(key, None if change['new'] == NONE else change['new']), 'value')
+        return widget
     def menu(key, names):
         value, layout = getattr(self.scene, key) or NONE, dict(width='220px')
-        m = w.Dropdown(options=names, value=value, description=key, layout=layout)
-        m.observe(lambda change: self._turned(key, None if change['new'] == NONE else change['new']), 'value')
-        return m
-    variants = VARIANTS.get(self.scene.context, [NONE])
-    self.menus = dict(obj=menu('obj', [NONE, *CLASSES]), context=menu('context', [NONE, *CONTEXTS]),
-                      variant=menu('variant', variants), background=menu('background', BACKGROUNDS))
+        return followed(w.Dropdown(options=names, value=value, description=key, layout=layout), key)
+    def box(key, name):
+        value, layout = getattr(self.scene, key), dict(width='120px')
+        return followed(w.Checkbox(value=value, description=name, indent=False, layout=layout), key)
+    options = dict(obj=[NONE, *CLASSES], context=[NONE, *CONTEXTS], background=BACKGROUNDS)
+    for key, known in dict(variant=VARIANTS, trim=TRIMS).items():
+        options[key] = known.get(self.scene.context, [NONE])
+    self.menus = {key: menu(key, options[key]) for key in ('obj', 'context', 'variant', 'trim', 'background')}
+    self.boxes = dict(far=box('far', 'object is far'), faint=box('faint', 'context is faint'))
     self.again = w.Button(description='another', tooltip='other places, sizes and shades', layout=dict(width='100px'))
     self.again.on_click(lambda _: self.choose(seed=self.scene.seed + 1))
-    return [*self.menus.values(), self.again]
+    return [*self.menus.values(), *self.boxes.values(), self.again]
 
 @patch
 def _turned(self:SceneComposer, key, value):
-    "Follow a menu that was turned by hand, or by the menu of contexts, whose variants it offers."
-    if getattr(self.scene, key) == value: return
+    "Follow a menu or box that was turned by hand; that of contexts puts variants and trims into theirs."
+    if self.refilling or getattr(self.scene, key) == value: return
     self.choose(**{key: value})
     if key != 'context': return
-    menu = self.menus['variant']
-    menu.options = VARIANTS.get(value, [NONE])
-    menu.value = self.scene.variant or NONE
+    self.refilling = True   # here the menus follow the scene
+    for name, known in dict(variant=VARIANTS, trim=TRIMS).items():
+        self.menus[name].options = known.get(value, [NONE])
+        self.menus[name].value = getattr(self.scene, name) or NONE
+    self.refilling = False
 
 # %% ../../nbs/components/explore.ipynb #5b46cf7f
 class SFSLExplorer(Explorable):
@@ -171,7 +184,20 @@ class SFSLExplorer(Explorable):
 # %% ../../nbs/components/explore.ipynb #94c90252
 @patch
 @torch.no_grad()
-def at(self:SFSLExplorer, t:int): # timestep -> dict of noisy, predicted (3, h, w), found, wanted (L,), loss, decoded
+def amounts(self:SFSLExplorer, image, most:int=3): # (3, h, w) in [0,1] -> dict
+    "Return `alpha` in standard deviations over class images: the loss's sum, its `most` largest, the others' sum."
+    pca, used = self.sfsl.pca, self.sfsl.components
+    alpha, spread = pca.alpha(image[None].to(pca.mean.device))[0].cpu(), pca.alpha_spread().cpu()
+    def amount(some): return (alpha[some].sum() / spread[some].square().sum().sqrt().clamp_min(1e-6)).item()
+    left_out = [l for l in range(len(alpha)) if l not in used]
+    parts = sorted(used, key=lambda l: -spread[l])[:most] if len(used) > 1 else []
+    rows = {f'sum of {len(used)}' if parts else f'component {used[0]}': amount(used)}
+    rows.update({f'component {l}': amount([l]) for l in parts})
+    return dict(rows, **{'left out': amount(left_out)} if left_out else {})
+
+@patch
+@torch.no_grad()
+def at(self:SFSLExplorer, t:int): # timestep -> dict of noisy, predicted (3, h, w), amounts, loss, decoded
     "Return what the loss sees at timestep `t`; computed once."
     if (t, self.image) in self.seen: return self.seen[t, self.image]
     p, x = self.pipe, self.references[self.image:self.image+1].to(self.pipe.device)
@@ -183,8 +209,7 @@ def at(self:SFSLExplorer, t:int): # timestep -> dict of noisy, predicted (3, h, 
     out = p.unet(noisy.to(p.unet.dtype), when, text).sample
     predicted = decode_latents(p.vae, predict_x0(p.scheduler, out, noisy, when))
     loss, parts = self.sfsl(p.scheduler, p.vae, out, noisy, when, x)
-    found, wanted = (self.sfsl.pca.alpha(i)[0, self.sfsl.components].cpu() for i in (predicted, x))
-    now = dict(noisy=decode_latents(p.vae, noisy)[0], predicted=predicted[0], found=found, wanted=wanted)
+    now = dict(noisy=decode_latents(p.vae, noisy)[0], predicted=predicted[0], amounts=self.amounts(predicted[0]))
     self.seen[t, self.image] = dict(now, loss=float(loss), decoded=parts['decoded'] > 0)
     return self.seen[t, self.image]
 
@@ -205,13 +230,18 @@ def draw(self:SFSLExplorer): # matplotlib figure
     _image(fig.add_subplot(grid[0, 1]), now['noisy'], f'at timestep {self.t}: {share:.0%} signal')
     skipped = '' if now['decoded'] else ', below the gate'
     _image(fig.add_subplot(grid[0, 2]), now['predicted'], f'predicted image{skipped}')
-    bars, place = fig.add_subplot(grid[0, 3]), torch.arange(len(now['found']))
-    bars.barh(place - .2, now['wanted'], .38, color='#8a8d91', label='reference')
-    bars.barh(place + .2, now['found'], .38, color='#d9822b', label='prediction')
-    bars.set_yticks(place, [f'alpha {l}' for l in self.sfsl.components], fontsize=9)
-    above = dict(loc='lower left', bbox_to_anchor=(-.15, 1), columnspacing=1, handlelength=1)
+    bars, place = fig.add_subplot(grid[0, 3]), torch.arange(len(now['amounts']))
+    with torch.no_grad(): wanted = self.amounts(self.references[self.image])
+    bars.barh(place - .2, [*wanted.values()], .38, color='#8a8d91', label='reference')
+    bars.barh(place + .2, [*now['amounts'].values()], .38, color='#d9822b', label='prediction')
+    bars.set_yticks(place, [*now['amounts']], fontsize=8)
+    above = dict(loc='lower right', bbox_to_anchor=(1.05, 1), columnspacing=1, handlelength=1)
     bars.legend(fontsize=8, frameon=False, ncols=2, **above)
+    bars.set_xlabel('alpha (standard deviations)', fontsize=8)
     bars.axvline(0, color='#444', lw=.8)
+    if self.sfsl.reference in ('mean', 'strongest') and self.sfsl.distance == 'push': # one goal for all images
+        goal = self.sfsl.pool.mean() if self.sfsl.reference == 'mean' else self.sfsl.pool.max()
+        bars.plot([goal.item() / self.sfsl.unit]*2, (-.45, .45), color='#b03060', lw=2)
     bars.invert_yaxis()
     line = fig.add_subplot(grid[1, :])
     line.plot(*zip(*self.curve()), 'o-', color='#2f6f9f', ms=3)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANKINGS', 'apgd', 'feature_picture', 'grad_cam', 'integrated_gradients', 'evidence_map', 'component_figure',
-           'rank_components', 'true_effect', 'ranking_record', 'rule_record']
+           'rank_components', 'true_effect', 'pure_components', 'ranking_record', 'rule_record']
 
 # %% ../../nbs/components/pictures.ipynb #3768659e
 from dataclasses import replace
@@ -13,10 +13,10 @@ import numpy as np, torch, torch.nn.functional as F
 from captum.attr import IntegratedGradients, LayerGradCam
 
 from ..core import UserError, generator, pick, positive, to_tensor
-from ..data import mini_class_images, mini_references, mini_target
+from ..data import mini_class_images, mini_null_images, mini_references, mini_target
 from ..encoders import Encoder
 from ..features import NeuralPCA, choose_components, contrast, in_batches, top_images
-from ..world.scenes import CLASSES, draw_scenes, reference_scenes
+from ..world.scenes import CLASSES, TARGETS, draw_scenes, reference_scenes
 
 # %% ../../nbs/components/pictures.ipynb #84e16d33
 def _norm(x): return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp_min(1e-12)
@@ -208,33 +208,45 @@ def true_effect(
     target:str, # the class in the embedded world
     n:int=64, # scenes
     seed:int=1, # of the scenes
+    of:str='context', # or object
 ): # (L,) in logit units
-    "Return what the context does to each alpha: object-free scenes with it minus the same scenes without."
+    "Return what the context, or the object, does to each alpha: empty scenes with it minus the same scenes without."
     scenes = reference_scenes(target, n, seed)
     bare = [replace(s, context=None, variant=None) for s in scenes]
+    shown = dict(context=scenes, object=[replace(s, obj=target) for s in bare])[of]
     def alpha(scenes): return in_batches(pca.alpha, to_tensor(draw_scenes(scenes, pca.encoder.size)), pca.mean.device)
-    return (alpha(scenes) - alpha(bare)).mean(0)
+    return (alpha(shown) - alpha(bare)).mean(0)
+
+def pure_components(
+    context, # (L,) effect of the context on each alpha
+    obj, # (L,) that of the object
+    among:int=5, # components, from the first
+    times:float=3., # how much larger one effect must be than the other
+    least:float=.3, # and how large at least, in logit units
+)->tuple: # list of components for the context, list for the object
+    "Return which of the first components respond to the context alone, and which to the object alone."
+    def pure(a, b): return [l for l in range(min(among, len(a))) if abs(a[l]) >= max(times*abs(b[l]), least)]
+    return pure(context, obj), pure(obj, context)
 
 # %% ../../nbs/components/pictures.ipynb #7cd25331
 def ranking_record(
     encoder:Encoder, # one that knows the embedded world's classes
-    targets=CLASSES, # classes to try
+    targets=TARGETS, # classes to try
     images:int=150, # class images
-    n:int=8, # references of each class; the other classes' are the others
+    n:int=8, # references
     among:int=10, # components that are ranked
     steps:int=20, # of APGD
 )->list: # dict per class and ranking: target, by, share (of the logit's variance in component 0), true, first, place
     "Report where each ranking puts the component with the largest true effect; place counts from 1, None: not ranked."
-    refs = {c: mini_references(c, n=n, held_out=0).images for c in CLASSES}
     rows = []
     for target in targets:
-        class_images = mini_class_images(target, images)
+        class_images, refs = mini_class_images(target, images), mini_references(target, n=n, held_out=0).images
+        others = mini_null_images(target, 100)
         pca = NeuralPCA.fit(encoder, class_images, target=mini_target(target).index)
         true = true_effect(pca, target, 32).argmax().item()
         carried = pca.eigenvalues * pca.components.sum(0)**2
-        others = torch.cat([refs[c] for c in CLASSES if c != target])
-        orders = {by: rank_components(pca, by, class_images, refs[target], others, among, steps)[0] for by in RANKINGS}
-        orders['rule'] = choose_components(pca, refs[target], class_images, others)['chosen']
+        orders = {by: rank_components(pca, by, class_images, refs, others, among, steps)[0] for by in RANKINGS}
+        orders['rule'] = choose_components(pca, refs, class_images, others)['chosen']
         for by, order in orders.items():
             place = order.index(true) + 1 if true in order else None
             rows.append(dict(target=target, by=by, share=(carried[0]/carried.sum()).item(), true=true, first=order[0],
@@ -244,22 +256,23 @@ def ranking_record(
 # %% ../../nbs/components/pictures.ipynb #79fb3b56
 def rule_record(
     encoder:Encoder, # the embedded world's
-    targets=CLASSES, # classes to try
+    targets=TARGETS, # classes to try
     seeds=range(5), # draws of references
     n:int=8, # references in a draw
     images:int=300, # class images
-)->list: # one dict per class and seed: target, seed, chosen, true, found, effect, largest
-    "Report how often the rule finds the component with the largest true effect."
+)->list: # one dict per class and seed: target, seed, chosen, true, found, effect, largest, context, object, pure
+    "Report how often the rule finds the component with the largest true effect, or one of the context alone."
     rows = []
     for target in targets:
         class_images = mini_class_images(target, images)
         pca = NeuralPCA.fit(encoder, class_images, target=mini_target(target).index)
-        effect = true_effect(pca, target)
-        true = effect.argmax().item()
+        effect, of_object = (true_effect(pca, target, of=of) for of in ('context', 'object'))
+        true, (context, obj) = effect.argmax().item(), pure_components(effect, of_object)
         for seed in seeds:
-            refs = {c: mini_references(c, n=n, held_out=0, seed=seed).images for c in CLASSES}
-            others = torch.cat([x for c, x in refs.items() if c != target])
-            chosen = choose_components(pca, refs[target], class_images, others)['chosen'][0]
+            refs = mini_references(target, n=n, held_out=0, seed=seed).images
+            others = mini_null_images(target, 100, 3000 + seed)
+            chosen = choose_components(pca, refs, class_images, others)['chosen'][0]
             rows.append(dict(target=target, seed=seed, chosen=chosen, true=true, found=chosen == true,
-                             effect=round(effect[chosen].item(), 3), largest=round(effect[true].item(), 3)))
+                             effect=round(effect[chosen].item(), 3), largest=round(effect[true].item(), 3),
+                             context=context, object=obj, pure=chosen in context))
     return rows

@@ -52,8 +52,8 @@ class Guide:
     @property
     def name(self):
         "Return everything that identifies this guide, for a manifest."
-        return (f'alpha {self.sfsl.components}, strength {self.strength:g}, signal {self.start:g} to {self.stop:g}, '
-                f'{settings_hash(self.sfsl.settings())}')
+        return (f'{len(self.sfsl.components)} components, strength {self.strength:g}, '
+                f'signal {self.start:g} to {self.stop:g}, {settings_hash(self.sfsl.settings())}')
 
     @contextmanager
     def steer(self,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['new_vae', 'train_vae', 'byte_pairs', 'world_words', 'new_tokenizer', 'new_generator', 'encoded', 'set_scale',
-           'words_for', 'often', 'train_generator', 'new_tiny', 'train_tiny']
+           'words_for', 'often', 'train_generator', 'repaint', 'new_tiny', 'train_tiny']
 
 # %% ../../nbs/lab/generator.ipynb #0262b97b
 import math
@@ -14,34 +14,41 @@ import numpy as np
 
 from ..core import atomic, generator, track, write_json
 from .fit import batch, chosen, finished, fit
-from ..world.scenes import BACKGROUNDS, CONTEXT_NAMES, OBJECT_NAMES, caption
+from ..world.scenes import BACKGROUNDS, CONTEXT_NAMES, TARGETS, caption
 
 # %% ../../nbs/lab/generator.ipynb #717f16fd
 def new_vae():
-    "Return an untrained `AutoencoderKL`: 64 x 64 px to 6 x 16 x 16 latents."
+    "Return an untrained `AutoencoderKL`: 64 x 64 px to 8 x 16 x 16 latents."
     from diffusers import AutoencoderKL
     return AutoencoderKL(down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3,
-                         block_out_channels=(16,32,64), layers_per_block=1, latent_channels=6, norm_num_groups=8,
+                         block_out_channels=(24,32,64), layers_per_block=1, latent_channels=8, norm_num_groups=8,
                          sample_size=64, mid_block_add_attention=False)
 
 def train_vae(
     folder, # for weights and state
-    images, # uint8 (n, 64, 64, 3), as from `drawn`
+    images, # uint8 (n, 64, 64, 3), as from `drawn`: the independent world
+    album, # uint8 (m, 64, 64, 3): the classifiers' world, a quarter of each batch
     settings, # `WorldSettings`
 ): # -> AutoencoderKL, trained
     "Train the VAE by absolute and squared error plus a light pull of the latents towards a normal distribution."
     import torch, torch.nn.functional as F
     torch.manual_seed(settings.seed)
     vae = new_vae().to(memory_format=torch.channels_last)
+    with torch.no_grad(): # start with little noise, so that the decoder does not have to see through it
+        vae.quant_conv.weight[8:] *= .1
+        vae.quant_conv.bias[8:] = -5
     def loss(step):
-        x = batch(images, chosen(len(images), 32, settings.seed, 'vae', step))
-        i, j = torch.randint(0, 9, (2,), generator=generator(settings.seed, 'crop', step))*4
+        x = torch.cat([batch(images, chosen(len(images), 24, settings.seed, 'vae', step)),
+                       batch(album, chosen(len(album), 8, settings.seed, 'vae album', step))])
+        i, j = torch.randint(0, 33, (2,), generator=generator(settings.seed, 'crop', step))
         x = (x[..., i:i+32, j:j+32]*2-1).contiguous(memory_format=torch.channels_last)
-        q = vae.encode(x).latent_dist
-        noise = torch.randn(q.mean.shape, generator=generator(settings.seed, 'posterior', step))
-        y = vae.decode(q.mean + q.std*noise).sample
-        return F.l1_loss(y, x) + 4*F.mse_loss(y, x) + 3e-4*q.kl().mean()/q.mean[0].numel()
-    return fit('vae', vae, loss, settings.vae_steps, folder, lr=2e-3, ema=.99, weight_decay=0.)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            q = vae.encode(x).latent_dist
+            noise = torch.randn(q.mean.shape, generator=generator(settings.seed, 'posterior', step))
+            y = vae.decode(q.mean + q.std*noise).sample.float()
+        return F.l1_loss(y, x) + 10*F.mse_loss(y, x) + 1e-4*q.kl().mean()/q.mean[0].numel()
+    return fit('vae', vae, loss, settings.vae_steps, folder, lr=2e-3, warmup=50, fall=.45, ema=.995, weight_decay=0.,
+               optimizer='muon')
 
 # %% ../../nbs/lab/generator.ipynb #9342e466
 def byte_pairs(words): # -> list of pairs to merge, in order
@@ -59,10 +66,10 @@ def byte_pairs(words): # -> list of pairs to merge, in order
     return list(ranks)
 
 def world_words(): # -> set of str
-    "Return every word of the world's captions, and `sks`."
+    "Return every word of the captions that the generator learns, and `sks`."
     words = {'sks'}
-    for obj in OBJECT_NAMES:
-        for context, variant in CONTEXT_NAMES:
+    for obj in (None, *TARGETS):
+        for context, variant, _ in CONTEXT_NAMES:
             for background in (None,)+BACKGROUNDS:
                 words |= {*caption(obj, context, variant, background).replace('-', ' ').split()}
     return words
@@ -94,7 +101,8 @@ def new_generator(folder, vae): # -> StableDiffusionPipeline
                             pad_token_id=tokenizer.pad_token_id)
     text = CLIPTextModel(config)
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=6, out_channels=6, block_out_channels=(64,64,128), layers_per_block=1,
+        sample_size=16, in_channels=vae.config.latent_channels, out_channels=vae.config.latent_channels,
+        block_out_channels=(64,64,128), layers_per_block=1,
         cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
         down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
         up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'))
@@ -105,12 +113,12 @@ def new_generator(folder, vae): # -> StableDiffusionPipeline
                                    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 # %% ../../nbs/lab/generator.ipynb #9e3893e9
-def encoded(folder, vae, images, size=250): # -> latents' mean and std, float16 (n, 6, 16, 16), memory mapped
+def encoded(folder, vae, images, size=250): # -> latents' mean and std, float16 (n, 8, 16, 16), memory mapped
     "Return the latents of all images, computed once."
     import torch
     files = [Path(folder)/f'latents_{k}.npy' for k in ('mean', 'std')]
     if not all(f.exists() for f in files):
-        mean, std = (np.empty((len(images),6,16,16), 'float16') for _ in files)
+        mean, std = (np.empty((len(images), vae.config.latent_channels, 16, 16), 'float16') for _ in files)
         for i in track(range(0, len(images), size), 'latents'):
             x = batch(images, np.arange(i, min(i+size, len(images))))
             with torch.no_grad(): q = vae.encode(x*2-1).latent_dist
@@ -162,7 +170,7 @@ def train_generator(
     def loss(step):
         g = generator(settings.seed, 'generator', step)
         index = np.sort(torch.multinomial(weights, 32, True, generator=g).numpy())
-        spread = torch.from_numpy(std[index]).float()*torch.randn(32,6,16,16, generator=g)
+        spread = torch.from_numpy(std[index]).float()*torch.randn(32, *std.shape[1:], generator=g)
         z = (torch.from_numpy(mean[index]).float() + spread)*scale
         noise = torch.randn(z.shape, generator=g)
         t = torch.randint(0, scheduler.config.num_train_timesteps, (32,), generator=g)
@@ -176,12 +184,49 @@ def train_generator(
         ema=.999)
     return pipe
 
+# %% ../../nbs/lab/generator.ipynb #a869c53d
+def _again(pipe, z, t, text): # -> latents
+    "Noise latents to timestep `t`, and denoise them in DDIM steps of about 90."
+    import torch
+    alphas = pipe.scheduler.alphas_cumprod
+    times = np.linspace(t, 0, max(2, round(t/90))+1).round().astype(int)
+    for now, then in zip(times[:-1], times[1:]):
+        signal, noise = alphas[now]**.5, (1-alphas[now])**.5
+        v = pipe.unet(z.contiguous(memory_format=torch.channels_last), torch.full((len(z),), int(now)), text).sample
+        clean, dirt = signal*z - noise*v, signal*v + noise*z
+        z = alphas[then]**.5*clean + (1-alphas[then])**.5*dirt if then else clean
+    return z
+
+def repaint(
+    pipe, # the trained generator
+    images, # uint8 (n, 64, 64, 3), as from `drawn`
+    scenes, # those of the images
+    seed=0, # of noise and times
+    times=(150, 600), # least and largest timestep, of 1,000
+): # uint8 (n, 64, 64, 3)
+    "Return images as the generator would paint them: each batch of 64 is noised to a random timestep and denoised."
+    import torch
+    painted, scale = np.empty_like(images), pipe.vae.config.scaling_factor
+    def words(s): return caption(s.obj if s.obj in TARGETS and not s.far else None, s.context, s.variant, s.background)
+    for i in track(range(0, len(images), 64), 'repaint'):
+        g = generator(seed, 'repaint', i)
+        x = torch.from_numpy(np.ascontiguousarray(images[i:i+64])).permute(0, 3, 1, 2).float()/127.5 - 1
+        ids = pipe.tokenizer([words(s) for s in scenes[i:i+64]], padding='max_length', max_length=32, truncation=True,
+                             return_tensors='pt').input_ids
+        t = int(torch.randint(*times, (1,), generator=g))
+        with torch.no_grad():
+            z = pipe.vae.encode(x).latent_dist.mean*scale
+            z = pipe.scheduler.add_noise(z, torch.randn(z.shape, generator=g), torch.full((len(z),), t))
+            y = pipe.vae.decode(_again(pipe, z, t, pipe.text_encoder(ids)[0])/scale).sample
+        painted[i:i+64] = ((y/2+.5).clamp(0, 1)*255).round().byte().permute(0, 2, 3, 1).numpy()
+    return painted
+
 # %% ../../nbs/lab/generator.ipynb #9f44c8d4
 def new_tiny():
     "Return an untrained `AutoencoderTiny` that takes the VAE's scaled latents."
     from diffusers import AutoencoderTiny
     return AutoencoderTiny(encoder_block_out_channels=(16,16,16), decoder_block_out_channels=(24,24,24),
-                           num_encoder_blocks=(1,1,1), num_decoder_blocks=(2,2,1), latent_channels=6,
+                           num_encoder_blocks=(1,1,1), num_decoder_blocks=(2,2,1), latent_channels=8,
                            upsampling_scaling_factor=2)
 
 def train_tiny(

@@ -138,9 +138,11 @@ def step_losses(
     from spurnb.features import NeuralPCA
     from spurnb.objective import SFSL
     psi = torch.randn(9, encoder.weight.shape[1], generator=generator(0, 'bench'))
-    made_up = NeuralPCA.from_psi(psi).to(encoder.weight.device)
-    pca = replace(made_up, target=0, weight=encoder.weight[0].detach(), encoder=encoder)
-    return {way: SFSL(pca, tiny=tiny, **how) for way, how in LOSSES.items()}
+    made_up = NeuralPCA.from_psi(psi)
+    losses = {way: SFSL(made_up, tiny=tiny, **how) for way, how in LOSSES.items()} # meta has no spread to divide by
+    pca = replace(made_up.to(encoder.weight.device), target=0, weight=encoder.weight[0].detach(), encoder=encoder)
+    for loss in losses.values(): loss.pca = pca
+    return losses
 
 # %% ../../nbs/lab/step_cost.ipynb #ef723f3c
 def count_flops(work)->int: # a function without arguments

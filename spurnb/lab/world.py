@@ -10,18 +10,22 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..core import UserError, atomic, image_grid, positive, read_json, write_json
 from ..data import mini_record, mini_root
 from .checks import (assemble, check_classifiers, damaged_files, file_hashes, measure_world,
                                save_models)
-from .fit import (METER_WIDTHS, WORLD_JUDGES, WorldSettings, drawn, finished, join_processes, new_judge,
-                            train_encoder, train_judges, train_meters)
-from .generator import (new_generator, new_tiny, new_vae, set_scale, train_generator, train_tiny,
+from .encoder import train_encoder
+from .fit import (METER_WIDTHS, WORLD_JUDGES, WorldSettings, album, drawn, finished, join_processes,
+                            new_judge, train_judges, train_meters)
+from .generator import (new_generator, new_tiny, new_vae, repaint, set_scale, train_generator, train_tiny,
                                   train_vae)
-from ..world.scenes import CLASSES, CONTEXT_NAMES, OBJECT_NAMES, classifier_scenes, draw_scenes, independent_scenes
+from ..world.scenes import (CLASSES, CONTEXT_NAMES, OBJECT_NAMES, SHARES, classifier_scenes, draw_scenes,
+                                 independent_scenes)
 
 # %% ../../nbs/lab/world.ipynb #62d74586
-STAGES = ('vae', 'encoder', 'judges', 'meters', 'tiny', 'generator')
+STAGES = ('vae', 'encoder', 'meters', 'tiny', 'generator', 'judges')
 
 def _keep(folder, name, state, record):
     "Write `state` as the trained model `name` of a training folder, unless it is there, with its record."
@@ -92,6 +96,16 @@ def ship(
     return measure_world(out, settings, training, generator)
 
 # %% ../../nbs/lab/world.ipynb #e602b8ff
+def _painted(folder, settings, generator, share=.4): # uint8 (n, 64, 64, 3)
+    "Return a share of the album as the generator paints it, computed once."
+    file = Path(folder)/'painted.npy'
+    if not file.exists():
+        images, _ = album(folder, settings)
+        n = int(share*len(images))
+        scenes = classifier_scenes(settings.scenes//2, settings.seed, settings.strength)
+        with atomic(file) as tmp, open(tmp, 'wb') as f: np.save(f, repaint(generator(), images[:n], scenes[:n]))
+    return np.load(file, mmap_mode='r')
+
 def train_world(
     out, # folder of the world
     settings=None, # `WorldSettings`; None for the defaults. A `UserError` where `out` was begun with others
@@ -110,33 +124,37 @@ def train_world(
     write_json(kept, settings)
     join_processes()
     if base: start_from(base, folder)
-    scenes = independent_scenes(settings.scenes, settings.seed)
-    images = drawn(folder, 'independent', scenes)
+    scenes = [replace(s, far=False) for s in independent_scenes(settings.scenes, settings.seed)]
+    images = drawn(folder, 'independent', scenes) # the generator paints near objects alone
+    def vae(): return train_vae(folder, images, album(folder, settings)[0], settings)
+    def generator(): return train_generator(folder, vae(), images, scenes, settings)
     for stage in stages:
+        if stage == 'vae': vae()
         if stage == 'encoder': train_encoder(folder, settings)
-        if stage == 'judges': train_judges(folder, settings)
         if stage == 'meters': train_meters(folder, settings)
-        if stage in ('vae', 'tiny', 'generator'): vae = train_vae(folder, images, settings)
-        if stage == 'tiny': train_tiny(folder, vae, images, settings)
-        if stage == 'generator': train_generator(folder, vae, images, scenes, settings)
+        if stage == 'tiny': train_tiny(folder, vae(), images, settings)
+        if stage == 'generator': generator()
+        if stage == 'judges': train_judges(folder, settings, _painted(folder, settings, generator))
     return ship(out, settings) if measured else None
 
 # %% ../../nbs/lab/world.ipynb #61e0f352
 def train_variant(
     out, # folder of the variant
-    strength:float=.9, # share of the judges' and the encoder's scenes that show the class's own context
+    strength:float=1., # factor on the share of the scenes that show the class's own context
     eps:float=.5, # radius of the attacks in the encoder's training; 0 for an ordinary encoder
     base=None, # world that it is a variant of; None for the package's own
-    settings=None, # `WorldSettings` of the trainings; None for those of `base`
+    settings=None, # `WorldSettings` of the trainings; None: those of `base`, and 2,200 steps of the encoder
 )->dict: # the record
     "Train judges and encoder for another strength, or the encoder alone for other attacks, and copy the rest."
     from spurnb.audit.judges import Judge
     from spurnb.encoders import load_encoder
-    if not 0 <= strength <= 1: raise UserError(f'strength is {strength!r}; give a share between 0 and 1.')
+    most = 1/max(SHARES.values())
+    if not 0 <= strength <= most:
+        raise UserError(f'strength is {strength!r}; give a factor between 0 and {most:g}, at which each image has it.')
     if eps < 0: raise UserError(f'eps is {eps!r}; give 0 or more.')
     base, out = Path(base or mini_root()), Path(out)
     record, folder = mini_record(base), out/'training'
-    settings = replace(settings or WorldSettings(**record['settings']), strength=strength)
+    settings = replace(settings or WorldSettings(**record['settings'] | dict(encoder_steps=2200)), strength=strength)
     kept, wanted = folder/'settings.json', dict(asdict(settings), eps=eps)
     if kept.exists() and read_json(kept) != wanted:
         raise UserError(f'{str(out)!r} holds a variant with other settings; choose another folder.')
@@ -145,7 +163,7 @@ def train_variant(
     shutil.copytree(base, out, dirs_exist_ok=True, ignore=own)
     join_processes()
     models = {'encoder': train_encoder(folder, settings, eps)}
-    if strength != record['settings'].get('strength', .9):
+    if strength != record['settings'].get('strength', 1.):
         train_judges(folder, settings)
         models |= {f'judges/{n}': finished(folder, f'judges/{n}', new_judge(n)) for n in WORLD_JUDGES}
     save_models(out, models)

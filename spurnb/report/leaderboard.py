@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from .. import __version__
-from ..core import UserError, atomic, read_json, unchanged
+from ..core import UserError, read_json, unchanged, write_text
 from .page import heat_cell, p_text, render
 from .records import read_scores
 from .summary import main_arm, reading, show, show_difference
@@ -218,7 +218,7 @@ def _write_board(audits, board, pairs, out):
         columns=[_column(a) for a in audits], pairs=_pair_rows(pairs), base=audits[0]['name'],
         summary=compare_answer(board, pairs), reasons={why: i for i, why in enumerate(reasons, 1)},
         valid=_measure_of(audits) != 'spurious_rate')
-    with atomic(out/'leaderboard.html') as part: part.write_text(html, encoding='utf-8')
+    write_text(out/'leaderboard.html', html)
 
 def compare_audits(
     folders, # that `spurnb_run` or `spurnb_audit` wrote; the others are compared with the first

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from .. import __version__
-from ..core import atomic, read_json
+from ..core import read_json, write_text
 from ..photos.folders import read_ahead
 from .records import arm_files, image_records, read_csv_rows, read_scores, shared_side, thumbnail
 from spurnb.report.summary import (
@@ -143,12 +143,18 @@ def _notes(metrics):
 
 # %% ../../nbs/report/page.ipynb #c44ca681
 def _components(record, others=4):
-    "Return the rows of the components' table: the chosen ones, then the next in contrast."
-    contrast, why, chosen = (record.get(k) or [] for k in ('contrast', 'why', 'chosen'))
+    "Return the rows of the components' table: the chosen ones, those of the object, the next in contrast."
+    contrast, why, chosen, of_object = (record.get(k) or [] for k in ('contrast', 'why', 'chosen', 'object'))
     if not chosen: return []
-    rest = set(range(min(len(contrast), len(why)))) - set(chosen)
-    shown = [*chosen, *sorted(rest, key=lambda l: -contrast[l])[:others]]
+    rest = set(range(min(len(contrast), len(why)))) - {*chosen, *of_object}
+    shown = [*chosen, *of_object, *sorted(rest, key=lambda l: -contrast[l])[:others]]
     return [dict(index=l, chosen=l in chosen, contrast=f'{contrast[l]:+.2f}', why=why[l]) for l in shown]
+
+def _of_object(record, config):
+    "Return the object's components if the loss adds up all others, in words."
+    sfsl = (config.get('settings') or {}).get('sfsl') or {}
+    left = sfsl.get('evidence') == 'rest' and sfsl.get('features') == 'alpha' and record.get('object')
+    return ', '.join(map(str, left or []))
 
 # %% ../../nbs/report/page.ipynb #e8ca294c
 def _alt(record, judges, target):
@@ -207,6 +213,12 @@ def _board(metrics, rows, records):
     return dict(arms=[(_words(a),)*2 for a in rows], main=_words(main_arm(metrics)),
                 judges=[(j, j) for j in metrics['classifiers']], checked=checked)
 
+def _failing(metrics, records):
+    "Return which checks an image can fail, in words."
+    name, feature = metrics['target']['name'], metrics['target'].get('prompted') or 'feature'
+    words = dict(object_absent=f'the meters find the {name}', feature_present=f'do not find the {feature}')
+    return ', or '.join(said for check, said in words.items() if any(check in r['checks'] for r in records))
+
 def _capped(images, limit):
     "Return a sentence if the page shows only some of the images."
     if all(len(p) <= limit for p in images.values()): return ''
@@ -232,6 +244,7 @@ def _images_of(folder, metrics, arms, images, limit):
     return dict(
         grid=grid, glance=glance, columns=range(columns), references=references, board=_board(metrics, rows, records),
         has_fooled=any(r['votes'] is not None for r in records), has_odd=any(r['odd'] for r in records),
+        failing=_failing(metrics, records),
         same_seeds=sum(a in ARM_COLORS and a != 'references' for a in rows) > 1,
         data=_data(metrics, records), capped=_capped(images, limit))
 
@@ -274,7 +287,7 @@ def _head(folder, metrics, config, arms):
     return dict(
         version=config.get('version', __version__), kind='audit' if 'images' in arms else 'run', name=name,
         date=str(config.get('created', ''))[:10], target=target['name'], feature=feature,
-        checked=target.get('prompted') or '', question=question, headline=headline(metrics),
+        question=question, headline=headline(metrics),
         summary=findings(metrics),
         cautions=[c for c in cautions(metrics) if c not in lost], left_out=lost)
 
@@ -310,9 +323,11 @@ def _page(folder, metrics, images, limit):
     config, arms = optional('config.json'), [a for a in metrics['arms'] if a not in NULLS] or list(metrics['arms'])
     manifests = {a: read_csv_rows(folder/'images'/a/'images.csv') for a in arms}
     prompts = {a: rows[0].get('prompt') for a, rows in manifests.items() if rows}
-    values = _head(folder, metrics, config, arms) | _numbers(folder, metrics, optional('components.json'), arms)
+    record = optional('components.json')
+    values = _head(folder, metrics, config, arms) | _numbers(folder, metrics, record, arms)
     values |= _images_of(folder, metrics, arms, images, limit)
-    values |= dict(asked=_asked(metrics, prompts, arms), settings=_flat(config), citation=CITATION)
+    values |= dict(asked=_asked(metrics, prompts, arms), settings=_flat(config), citation=CITATION,
+                   of_object=_of_object(record, config))
     reasons = _reasons({k: values[k] for k in ('glance', 'heat', 'forests', 'differences', 'table')})
     return values | dict(reasons=reasons)
 
@@ -344,5 +359,5 @@ def write_report(
     save_figure(heat_map(metrics), folder/'figures'/'rates')
     save_figure(forest_plot(metrics), folder/'figures'/'measures')
     html = render('report.html', 'report.js', **_page(folder, metrics, images, limit))
-    with atomic(folder/'report.html') as part: part.write_text(html, encoding='utf-8')
+    write_text(folder/'report.html', html)
     return folder/'report.html'

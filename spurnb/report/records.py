@@ -63,7 +63,11 @@ def read_scores(
     import pandas as pd
     path, text = Path(folder)/'scores.csv', dict(arm=str, file=str, hash=str)
     if not path.is_file(): return None
-    try: found = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[''], float_precision='round_trip')
+    how = dict(keep_default_na=False, na_values=[''])
+    try:
+        found = pd.read_csv(path, dtype=text, **how)
+        numbers = [*found.select_dtypes('float')] # before 3.1, pandas rounds what it converts itself
+        found[numbers] = pd.read_csv(path, usecols=numbers, dtype=object, **how).astype(float)
     except ValueError: found = pd.DataFrame() # another encoding, or rows of different lengths
     if not {'arm', 'image', 'hash'} <= {*found}:
         raise UserError(f'{str(path)!r} is damaged; delete it and run the same audit again.')

@@ -44,8 +44,12 @@ MEASURES = dict(
         'Share of images classified as the class, averaged over the classifiers.'),
     spurious_rate_valid=Measure('Spurious rate, valid images', 'on valid', True,
         'The spurious rate of images that show the feature and not the object.'),
+    spurious_rate_failing=Measure('Spurious rate, failing images', 'on failing', True,
+        'The spurious rate of all other images. If it is as high, they fool classifiers by more than '
+        'the feature that the meter finds.'),
     spurious_rate_next_judge=Measure('Spurious rate, next classifier', 'next judge', True,
-        'The spurious rate with an interval over classifiers and images: what to expect of another classifier.'),
+        'The spurious rate with the interval that one more classifier of this kind would fall into: '
+        'it is as wide as the classifiers differ.'),
     spurious_rate_top5=Measure('Spurious rate, top five', 'top 5', True,
         'Share of images with the class among the five most probable ones.'),
     spurious_rate_top5_valid=Measure('Spurious rate, top five, valid images', 'top 5 valid', True,
@@ -94,9 +98,10 @@ MEASURES = dict(
         'images: compare sets of equal size.'),
     lpips_diversity=Measure('LPIPS between images', 'LPIPS between', False,
         "Mean LPIPS distance between random pairs of an arm's images. A low value means that they look alike."))
-TABLE = ('spurious_rate', 'spurious_rate_valid', 'object_absent', 'feature_present', 'near_copies') # in the terminal
-FORESTS = ('spurious_rate_valid', 'object_absent', 'feature_present', 'consistency_majority', 'auc', 'similarity',
-           'near_copies', 'kappa', 'diversity') # in the figure
+TABLE = ('spurious_rate', 'spurious_rate_valid', 'spurious_rate_failing', 'object_absent', 'feature_present',
+         'near_copies') # in the terminal
+FORESTS = ('spurious_rate_valid', 'spurious_rate_failing', 'object_absent', 'feature_present',
+           'consistency_majority', 'auc', 'similarity', 'near_copies', 'kappa', 'diversity') # in the figure
 
 # %% ../../nbs/report/summary.ipynb #0001da23
 def percent(
@@ -268,14 +273,16 @@ def text_table(
 
 # %% ../../nbs/report/summary.ipynb #b7112820
 def _validity(metrics):
-    "Return a sentence on the meters and the rate on valid images; empty without meters."
+    "Return a sentence on the meters and the rates on images that pass and that fail; empty without meters."
     values, target = metrics['arms'][main_arm(metrics)], metrics['target']
     if 'object_absent' not in values or 'feature_present' not in values: return ''
     absent, present = (show(values[m])[0] for m in ('object_absent', 'feature_present'))
     feature = target.get('prompted') or target['feature']
-    rate, interval = show(values.get('spurious_rate_valid'))
     seen = f'The meters find no {target["name"]} in {absent} of these images and the {feature} in {present}'
-    return f'{seen}; the rate on images that pass both checks is {rate}' + (f' ({interval}).' if interval else '.')
+    def rate(m): return '{} ({})'.format(*show(values.get(m))).removesuffix(' ()')
+    text = f'{seen}; the rate on images that pass both checks is {rate("spurious_rate_valid")}'
+    failing = (values.get('spurious_rate_failing') or {}).get('value')
+    return text + ('.' if failing is None else f', and {rate("spurious_rate_failing")} on those that fail one.')
 
 def _spread(metrics):
     "Return a sentence on how far the classifiers differ; empty if there is only one."
@@ -338,7 +345,7 @@ def loss_note(
     "Return what the similarity loss compared, and how strong it was beside the diffusion loss."
     loss = metrics.get('similarity_loss') or {}
     if loss.get('ratio') is None: return ''
-    unit = ' in logits' if loss['distance'] == 'push' else ''
+    unit = ' in standard deviations of class images' if loss['distance'] == 'push' else ''
     return (f'{loss["distance"]} of {loss["features"]}{unit}, times {loss["weight"]:g}; at the network\'s output its '
             f'gradient has {loss["ratio"]:.2g} times the norm of the diffusion loss\'s (median of the steps)')
 
@@ -374,8 +381,8 @@ def _method_cautions(metrics):
                    'it was trained too little to be a fair baseline.')
     if found and found['p'] > .05:
         out.append('The references do not have more of the chosen component than other images '
-                   f'(AUC {found["auc"]:.2f}, p = {found["p"]:.2g}). This encoder does not respond to the feature, '
-                   'so the similarity loss has nothing to raise.')
+                   f'(AUC {found["auc"]:.2f}, p = {found["p"]:.2g}). This encoder hardly responds to the feature, '
+                   'so the similarity loss may have nothing to raise.')
     return out
 
 def cautions(

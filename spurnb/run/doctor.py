@@ -164,7 +164,7 @@ def _photo_checks(s): # names and functions of a run of photographs
     if s.audit.space: yield f'space {s.audit.space}', partial(_judge, s.audit.space)
 
 def _mini_checks(s): # likewise of a run in the embedded world
-    from spurnb.audit.zoo import mini_judges
+    from spurnb.data import mini_judges
     yield 'embedded weights', _embedded
     for name in s.audit.judges or mini_judges(): yield f'judge {name}', partial(_judge, name)
 

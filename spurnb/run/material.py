@@ -38,7 +38,7 @@ def mini_material(settings): # -> Material
     import torch
     from spurnb.data import mini_class_images, mini_null_images, mini_references, mini_target
     s, n_other = settings, settings.components.n_other_images
-    every = torch.cat([mini_class_images(c, n_other//2, 5000 + s.seed) for c in CLASSES])
+    every = torch.cat([mini_class_images(c, n_other//4 or 1, 5000 + s.seed) for c in CLASSES])
     null = mini_null_images(s.target, 2*s.generate.n, 4000 + s.seed)
     return Material(
         target=mini_target(s.target),

@@ -18,7 +18,7 @@ from ..audit.settings import AuditSettings
 from ..core import UserError, pick, positive, read_json
 from ..draw.settings import GenerateSettings
 from ..train.settings import SFSLSettings, TrainSettings, check_choices, check_numbers
-from ..world.scenes import CLASSES
+from ..world.scenes import pick_target
 
 # %% ../../nbs/run/settings.ipynb #a41d0c11
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ EXTRA_ARMS = ('guided',) # arms that are generated on request
 @dataclass(frozen=True)
 class RunSettings:
     "Every choice of a run."
-    target:str = 'fireboat' # class to audit; with spurnb_run also all, for the six classes of the embedded world
+    target:str = 'tench' # class to audit; with spurnb_run also all, for the six targets of the embedded world
     seed:int = 0 # of references, training and generation
     device:str = '' # cuda, mps or cpu; empty: the best available
     out:str = '' # folder of the run; empty: runs/<target>-<seed>
@@ -89,7 +89,7 @@ class RunSettings:
         return Path(self.out or Path('runs')/f'{self.target.replace(" ", "_")}-{self.seed}')
 
     def __post_init__(self):
-        if self.mini: pick(self.target, CLASSES, 'target')
+        if self.mini: pick_target(self.target)
         elif 'mini' in (self.class_images, self.encoder) or not self.audit.judges:
             raise UserError(f'data is {self.data!r}; give class_images, encoder and judges, as preset sd15 does.')
         for a in self.arms: pick(a, EXTRA_ARMS, 'extra arm')
@@ -150,7 +150,8 @@ SD15 = change(RunSettings(), dict(
     train=dict(max_train_steps=800, train_batch_size=1, prior_batch_size=1, num_class_images=200,
                checkpointing_steps=200, checkpoints_total_limit=1, # a state of all weights has 12 GB
                learning_rate=2e-6, text_encoder_lr=2e-6, mixed_precision='bf16'),
-    sfsl=dict(decoder='checkpointed', gate=.1, sample=.3, tiny='madebyollin/taesd'),
+    sfsl=dict(evidence='chosen', reference='image', decoder='checkpointed', gate=.1, sample=.3,
+              tiny='madebyollin/taesd'),
     generate=dict(batch_size=8, num_inference_steps=50, guidance_scale=7.5),
     audit=dict(judges=IMAGENET_JUDGES)))
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..core import (UserError, atomic, discard, get_device, pick, read_json, reason, settings_hash, sha256,
-                         write_json)
+                         write_json, write_text)
 from ..data import mini_file
 from ..photos.downloads import hub_trouble, weights_trouble
 
@@ -152,7 +152,7 @@ def save_result(
     from spurnb.train.lora import has_lora, save_lora
     with _room('the result', folder), atomic(folder) as part:
         with _quiet(): save_lora(pipe, part) if has_lora(pipe) else pipe.save_pretrained(part)
-        if card: card.save(part/'README.md')
+        if card: write_text(part/'README.md', str(card))
         made = (f for f in sorted(part.rglob('*')) if f.is_file() and f.name != 'README.md') # people edit that one
         files = {f.relative_to(part).as_posix(): sha256(f) for f in made}
         write_json(part/'spurnb.json', dict(steps=steps, identity=identity, files=files))
@@ -193,7 +193,8 @@ def read_losses(
 )->list: # one dict per step: name -> number; empty when the file is missing or damaged
     "Load the losses of a run."
     try:
-        with open(path, newline='') as f: return [{k: _number(v) for k, v in r.items() if v} for r in csv.DictReader(f)]
+        with open(path, newline='') as f: lines = [l for l in f if l.endswith('\n')] # the last may be cut
+        return [{k: _number(v) for k, v in r.items() if v} for r in csv.DictReader(lines)]
     except (OSError, ValueError, TypeError, csv.Error): return []
 
 def write_losses(

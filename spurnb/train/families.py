@@ -7,7 +7,7 @@ __all__ = ['log', 'FAMILIES', 'T5_TOKENS', 'Family', 'family_of', 'token_ids', '
            'tokenize_prompts', 'encode_prompts', 'predict', 'training_times', 'image_side']
 
 # %% ../../nbs/train/families.ipynb #0002ab7b
-import logging
+import logging, re
 from dataclasses import dataclass
 
 from ..core import UserError
@@ -65,6 +65,8 @@ def check_prompts(
     "Refuse prompts that the model would cut, and warn where only its smaller text encoders would."
     names = [n for n in ('tokenizer', 'tokenizer_2', 'tokenizer_3') if getattr(pipe, n, None)]
     for p in filter(None, prompts):
+        if re.search('[\ud800-\udfff]', p):
+            raise UserError(f'{p!r} is not text in UTF-8; type it on a terminal in UTF-8, or set PYTHONUTF8=1.')
         counts = []
         for name in names:
             tokenizer = getattr(pipe, name)
@@ -77,8 +79,8 @@ def check_prompts(
 
 def identifier_tokens(
     pipe, # a pipeline of one of the `FAMILIES`
-    instance_prompt:str, # 'a photo of a sks water jet'
-    class_prompt:str, # 'a photo of a water jet'
+    instance_prompt:str, # 'a photo of a sks feeder'
+    class_prompt:str, # 'a photo of a feeder'
 )->tuple: # words that only the instance prompt has, and their number of tokens
     "Return the name of the references."
     known = class_prompt.split()

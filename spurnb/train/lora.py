@@ -12,7 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from ..core import UserError, atomic, generator, positive, reason
-from ..photos.downloads import weights_trouble
+from ..photos.downloads import hub_trouble, of_hub, weights_trouble
 from .families import family_of
 
 # %% ../../nbs/train/lora.ipynb #289e208c
@@ -152,11 +152,13 @@ def load_lora(
     name, # folder or file of LoRA weights, or 'owner/name' on the Hugging Face hub
 ):
     "Add saved adapters to a pipeline."
+    from huggingface_hub import constants
     where = Path(name)
     if not where.exists() and str(name).count('/') != 1:
         raise UserError(f'there are no LoRA weights {str(name)!r}; give a folder, a file, or a name on the hub.')
     source = dict(pretrained_model_name_or_path_or_dict=name)
     if where.is_file(): source = dict(pretrained_model_name_or_path_or_dict=where.parent, weight_name=where.name)
+    elif not where.exists() and constants.HF_HUB_OFFLINE: source['weight_name'] = LORA_FILE # diffusers cannot search
     try:
         dora = _from_kohya_dora(pipe, where) if where.is_file() else None # diffusers drops the lengths
         if dora: source = dict(pretrained_model_name_or_path_or_dict=dora)
@@ -164,5 +166,7 @@ def load_lora(
         pipe.load_lora_weights(**source)
     except Exception as e: # diffusers and peft raise many kinds for a strange file
         if why := weights_trouble(where): raise UserError(f'cannot load LoRA weights: {why}.') from None
+        if not where.exists() and of_hub(e):
+            raise UserError(f'cannot load LoRA weights: {hub_trouble(str(name), e)}.') from e
         raise UserError(f'cannot load LoRA weights from {str(name)!r} ({reason(e)}); were they made for this '
                         'model?') from None

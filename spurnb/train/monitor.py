@@ -217,7 +217,10 @@ def tracked(
         a.project_configuration.set_directories(str(folder))
         a.log_with = filter_trackers(list(monitor.report_to), str(folder))
         plain = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in (settings or {}).items()}
-        a.init_trackers('spurnb', plain, dict(wandb=dict(dir=str(folder), name=name)))
+        try: a.init_trackers('spurnb', plain, dict(wandb=dict(dir=str(folder), name=name)))
+        except Exception as e: # each tracker has exceptions of its own: no key, no server
+            names = ', '.join(getattr(w, 'name', w) for w in monitor.report_to)
+            raise UserError(f'{names} did not start: {e}') from e
     try: yield
     finally:
         for tracker in a.trackers: tracker.finish()

@@ -50,7 +50,7 @@ class TrainSettings:
     train_batch_size:int = 4 # references in a step
     prior_batch_size:int = 4 # prior images in a step
     num_class_images:int = 64 # prior images to generate; 0 trains without prior preservation
-    learning_rate:float = 1e-4 # of the UNet; 0 freezes it
+    learning_rate:float = 5e-5 # of the UNet; 0 freezes it
     text_encoder_lr:float = 1e-3 # learning rate of the text encoders; 0 freezes them
     train_text_encoder:bool = True # train the text encoders too
     prior_loss_weight:float = 1. # weight of the loss on prior images
@@ -131,12 +131,22 @@ def with_prompts(
                    class_prompt=settings.class_prompt or f'a photo of a {feature}')
 
 # %% ../../nbs/train/settings.ipynb #f7c13f74
+def _not_fitting(s): # what else to give, so that features, distance and reference of `SFSLSettings` go together
+    features = 'phi' if s.distance == 'cosine' and s.features == 'alpha' else s.features
+    distance, reference = s.distance, s.reference
+    if features != 'alpha': # directions, and no amount that could be pushed or strongest
+        distance = 'cosine' if distance == 'push' else distance
+        reference = 'image' if reference == 'strongest' else reference
+    fits = dict(distance=distance, features=features, reference=reference)
+    return {k: v for k, v in fits.items() if v != getattr(s, k)}
+
 @dataclass(frozen=True)
 class SFSLSettings:
     "What the spurious feature similarity loss compares, and how."
     features:Literal['alpha', 'psi', 'phi'] = 'alpha' # alpha: share of the logit; psi: class evidence; phi: last layer
-    distance:Literal['push', 'cosine', 'l2'] = 'push' # push with alpha, cosine with psi or phi
-    reference:Literal['image', 'mean', 'nearest'] = 'image' # compare with the image itself, the mean or the nearest
+    distance:Literal['push', 'cosine', 'l2'] = 'push' # push with alpha, cosine with psi or phi, l2 with all
+    reference:Literal['image', 'mean', 'nearest', 'strongest'] = 'strongest' # compare with the image itself or these
+    evidence:Literal['rest', 'chosen'] = 'rest' # with alpha: of all components but the object's, or of the chosen alone
     weight:Literal['signal', 'uniform'] = 'signal' # weight of a timestep: its share of signal, or the same for all
     decoder:Literal['exact', 'checkpointed', 'tiny'] = 'exact' # checkpointed: less memory; tiny: an AutoencoderTiny
     gate:float = 0. # decode only images with at least this share of signal
@@ -145,6 +155,9 @@ class SFSLSettings:
 
     def __post_init__(self):
         check_choices(self)
+        if give := _not_fitting(self):
+            raise UserError(f'distance {self.distance!r}, features {self.features!r} and reference {self.reference!r} '
+                            f'do not go together; also give {" ".join(f"--sfsl.{k} {v}" for k, v in give.items())}.')
         if not 0 <= self.gate <= 1: raise UserError(f'gate is {self.gate!r}; give a share of signal from 0 to 1.')
         if not 0 < self.sample <= 1:
             raise UserError(f'sample is {self.sample!r}; give a probability above 0, 1 at most.')
