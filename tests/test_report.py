@@ -374,7 +374,7 @@ def test_an_image_has_an_address(page):
         title = tab.inner_text('#detail-title')
         assert tab.locator(f'img[id="{address[1:]}"]').count() == 1
         tab.keyboard.press('Escape')
-        assert tab.evaluate('location.hash') == '#images'
+        tab.wait_for_function('location.hash === "#images"')
         tab.evaluate(f'location.hash = "{address}"')
         tab.locator('#detail').wait_for(state='visible')
         assert tab.inner_text('#detail-title') == title
