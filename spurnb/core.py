@@ -55,9 +55,12 @@ log, _swept, _claimed = logging.getLogger('spurnb'), set(), set()
 
 def _line(**entry): return (json.dumps(entry) + '\n').encode()
 
-def _files(path): # at or below `path`
+def _files(path): # at or below `path`, without what a killed process had begun to write
     if not path.is_dir(): return [path]
-    found = (Path(folder)/name for folder, _, names in os.walk(path) for name in names)
+    found = []
+    for folder, inside, names in os.walk(path):
+        inside[:] = [name for name in inside if not name.startswith('.part-')] # where os.walk goes next
+        found += (Path(folder)/name for name in names)
     return sorted(f for f in found if f.is_file() and f.name != MARK)
 
 def _home(path): # the claimed folder that `path` is in

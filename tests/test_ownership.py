@@ -78,6 +78,16 @@ def test_a_killed_write_is_still_ours(results):
     assert not unlisted(results/'metrics.json') and len(tree(results)) == 4
 
 
+def test_what_a_kill_cut_short_is_nobody_s(results, caplog):
+    "A file that has not got its place yet stops nothing, and an edit beside it is still seen."
+    write(results, **{'model/.part-ab12/weights': 'half'})
+    claim(results, 'spurnb_test', own=[results/'model'])
+    with atomic(results/'model') as part: write(part, config='c2')
+    assert tree(results).keys() == {MARK, 'metrics.json', 'model/config'} and not caplog.text
+    write(results, **{'model/.part-ab12/weights': 'half', 'model/notes': 'mine'})
+    with pytest.raises(UserError, match="notes' was not made"): claim(results, 'spurnb_test', own=[results/'model'])
+
+
 @pytest.mark.parametrize('text', ['[1]', '{}', 'no JSON', '{"command": "other"}\n'])
 def test_a_strange_marker(tmp_path, text):
     (tmp_path/MARK).write_text(text)
@@ -171,6 +181,8 @@ def test_the_same_fine_tuning_again(tmp_path):
     small = TrainSettings(max_train_steps=1, num_class_images=1, train_batch_size=1, prior_batch_size=1, sfsl_weight=0.)
     def tune(**more): return finetune_target('fireboat', train=small, device='cpu', out=tmp_path/'out', **more)
     tune()
+    [states] = (tmp_path/'out'/'checkpoints').iterdir()
+    write(states, **{'.part-ab12/step-000001.safetensors': 'half'}) # as a kill leaves it
     before = {f: f.stat().st_mtime_ns for f in (tmp_path/'out'/'prior').rglob('*.png')}
     assert len(before) == 1 and tune().folder.is_dir()
     tune(seed=1)

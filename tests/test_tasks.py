@@ -81,6 +81,28 @@ def test_forks_end_with_a_parent_that_is_killed(tmp_path):
     until(lambda: not any(alive(pid) for pid in working), 20)
 
 
+BUSY = '''
+import ctypes, os
+from spurnb.run.tasks import Tasks
+def work(stage):
+    print(os.getpid(), flush=True)
+    ctypes.PyDLL(None).sleep(60) # does not let other threads run
+    yield 'never', 1
+with Tasks(2) as tasks:
+    tasks.add('busy', work)
+    tasks.wait()
+'''
+
+
+def test_a_fork_that_computes_ends_with_its_parent():
+    started = subprocess.Popen([sys.executable, '-c', BUSY], stdout=subprocess.PIPE, text=True)
+    fork = int(started.stdout.readline())
+    time.sleep(1)
+    started.kill()
+    started.wait()
+    until(lambda: not alive(fork), 5)
+
+
 def test_bars_and_warnings_of_a_fork_are_shown_by_the_parent(capsys, caplog):
     def work(stage):
         logging.getLogger('spurnb').warning('the %s is thin', 'ice')

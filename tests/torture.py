@@ -123,7 +123,9 @@ def stage(run):
 def same(part, run, code, log, want, outcome):
     "Count a run that should have ended well and like the uninterrupted one."
     wrong = trouble(code, log, (0,))
-    part(outcome, wrong or ('' if results(run) == want else 'results differ'), log)
+    got = results(run)
+    other = sorted(f for f in got.keys() | want.keys() if got.get(f) != want.get(f))
+    part(outcome, wrong or (f'results differ: {", ".join(other)}' if other else ''), log)
 
 
 def kills(n, out, dice, want, took):

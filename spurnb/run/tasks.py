@@ -6,10 +6,10 @@
 __all__ = ['log', 'can_fork', 'Tasks']
 
 # %% ../../nbs/run/tasks.ipynb #tasks003
-import logging, os, pickle, signal, sys, threading, traceback, warnings
+import ctypes, logging, os, pickle, signal, sys, threading, traceback, warnings
 from contextlib import suppress
 from logging.handlers import QueueHandler
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import wait as ready
 from queue import SimpleQueue
 
@@ -55,15 +55,16 @@ def _portable(error): # an exception as it goes through a pipe
     return error
 
 # %% ../../nbs/run/tasks.ipynb #tasks011
-def _end_with_parent():
-    parent_process().join()
-    os._exit(1)
+def _end_with(parent): # the kernel kills this fork together with its parent, before anybody can start again
+    die_with_parent = 1 # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
+    if os.getppid() != parent: os._exit(1) # it has gone already
 
-def _fork(work, pipe):
+def _fork(work, pipe, parent):
     "Run a task in this fork; send its stages, bars, log records, results and error to the parent."
+    _end_with(parent)
     os.setpgid(0, 0) # Ctrl-C in a terminal reaches the parent alone, which then sends SIGTERM
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     outbox, error = SimpleQueue(), None
     def post(): # a parent that computes reads nothing, and its forks go on meanwhile
         with suppress(OSError): # nobody listens any more
@@ -147,7 +148,7 @@ def _start(self:Tasks, most):
         self._queue.remove(task)
         fork = get_context('fork')
         ours, theirs = fork.Pipe(duplex=False)
-        process = fork.Process(target=_fork, args=(work, theirs), name=name)
+        process = fork.Process(target=_fork, args=(work, theirs, os.getpid()), name=name)
         with warnings.catch_warnings(): # Python 3.12 warns of threads that may hold a lock
             warnings.simplefilter('ignore', DeprecationWarning)
             process.start()
