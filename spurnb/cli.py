@@ -462,9 +462,9 @@ def spurnb_world(
 @dataclass
 class Bench:
     "Measure the package against the plain way, in one run on this machine."
-    table:Literal['pca', 'step', 'audit', 'judges', 'growth', 'all'] = 'all' # what to measure
+    table:Literal['run', 'pca', 'step', 'audit', 'judges', 'growth', 'all'] = 'all' # what to measure
     preset:Literal['mini', 'sd15'] = 'mini' # model of the training steps; sd15 has random weights and needs a GPU
-    n:int = 0 # size of one table: of pca the class images, of step the references, of others the images; 0: its own
+    n:int = 0 # size of one table: of run the steps, of pca the class images, of step the references, else images
     repeats:int = 3 # runs of each way; the median counts for step, the fastest for the others
     device:str = '' # of the training steps: cuda, mps or cpu; empty: the best available
     compile:str = '' # of the training steps, as train.compile, such as reduce-overhead; empty: not compiled
@@ -478,10 +478,11 @@ def spurnb_bench(
     "Measure speed and memory."
     o = read_options(Bench, sys.argv[1:] if args is None else [str(a) for a in args], 'spurnb_bench')
     from spurnb.core import write_json
-    from spurnb.lab.bench import TABLES
+    from spurnb.lab.bench import TABLES, machine
     names = list(TABLES) if o.table == 'all' else [o.table]
     if o.n and len(names) > 1: raise UserError('n is the size of one table; also give --table, such as --table step.')
     more, rows = dict(step=dict(preset=o.preset, device=o.device or None, script=o.script, compile=o.compile)), {}
+    print(machine())
     for name in names:
         measure, lines = TABLES[name]
         size = dict(n=o.n) if o.n else {}

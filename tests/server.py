@@ -176,7 +176,7 @@ def spurious_zip(each=10, target='hummingbird', n=26, **more):
 
     rng, out = np.random.default_rng(0), io.BytesIO()
     with zipfile.ZipFile(out, 'w') as z:
-        z.writestr('images/timestamp.txt', '2023-07-18 12:00:00')
+        z.writestr('images/timestamp.txt', '1689681600')
         for f in spurious_features():
             scenes = [s.draw() for s in reference_scenes(target, n, seed=5)] if f.name == target else None
             for i in range(len(scenes or range(each))):

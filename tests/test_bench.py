@@ -1,5 +1,5 @@
 "`spurnb_bench`: the table of training steps. What is asserted are shapes, losses and counts, never seconds."
-import json
+import json, os, subprocess, sys
 
 import pytest
 import torch
@@ -42,6 +42,21 @@ def test_mistakes_are_one_sentence(options, said, capsys):
     with pytest.raises(SystemExit) as stop: spurnb_bench(options.split())
     err = capsys.readouterr().err
     assert stop.value.code == 2 and err.count('\n') == 1 and said in err
+
+
+def test_memory_of_a_process_and_its_children():
+    "Half a gigabyte that a child has written counts for its parent, too."
+    code = 'x = bytearray(b"1")*2**29; print(flush=True); input()'
+    before = bench.tree_memory(os.getpid())
+    with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert 500 < bench.tree_memory(os.getpid()) - before < 600
+        child.communicate(b'\n')
+    assert bench.tree_memory(child.pid) == 0
+
+
+def test_a_job_that_fails_is_not_timed():
+    with pytest.raises(UserError, match='ended with 2'): bench.timed_run(1, -5)
 
 
 @pytest.mark.parametrize('work, said', [
