@@ -75,7 +75,8 @@ def unlisted(
     if home is None or not path.exists(): return []
     files = _files(path)
     known = (home/MARK).read_bytes() # last, because another process lists a file before it puts it there
-    return [f for f in files if _line(file=f.relative_to(home).as_posix())[:-2] not in known]
+    def ours(f): return _line(file=f.relative_to(home).as_posix())[:-2] in known
+    return [f for f in files if not ours(f) and f.is_file()] # not a folder that another process has just moved
 
 def unchanged(
     path, # a file or folder in a claimed folder
@@ -157,13 +158,26 @@ def discard(
         if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
     for f in strange: log.warning('%s stays: spurnb did not make it', f)
 
+def _place(): # where process ids mean the same processes as here: this boot and container; empty if unknown
+    try: return Path('/proc/sys/kernel/random/boot_id').read_text()[:8] + str(os.stat('/proc/self/ns/pid').st_ino)
+    except OSError: return ''
+
+def _ended(part): # has the process that began to write it ended?
+    own = re.fullmatch(rf'\.part-{_place()}-(\d+)-\w+', part.name)
+    if not (own and _place()): return False
+    try: os.kill(int(own[1]), 0)
+    except ProcessLookupError: return True
+    except OSError: pass # another user's
+    return False
+
 def _sweep(folder, age=3600):
-    "Remove leftovers of killed processes older than `age` seconds from `folder`, once a process."
+    "Remove leftovers of killed processes from `folder`, once a process: of this machine at once, others after `age` s."
     if folder in _swept: return
     _swept.add(folder)
     for part in folder.glob('.part-*'):
         with contextlib.suppress(FileNotFoundError): # another process sweeps too
-            if time.time() - part.stat().st_mtime > age: shutil.rmtree(part, ignore_errors=True)
+            old = time.time() - part.stat().st_mtime > age
+            if old or _ended(part): shutil.rmtree(part, ignore_errors=True)
 
 _umask = os.umask(0)
 os.umask(_umask)
@@ -196,7 +210,7 @@ def atomic(
     _refuse(unlisted(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
-    hidden = Path(tempfile.mkdtemp(prefix='.part-', dir=path.parent))
+    hidden = Path(tempfile.mkdtemp(prefix=f'.part-{_place()}-{os.getpid()}-', dir=path.parent))
     new = hidden/path.name
     try:
         yield new
