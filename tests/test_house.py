@@ -103,7 +103,8 @@ def sidebar():
             else:
                 yield entry
 
-    return list(entries(yaml.safe_load((nbs / 'sidebar.yml').read_text())['website']['sidebar']['contents']))
+    bar = yaml.safe_load((nbs / 'sidebar.yml').read_text())['website']['sidebar']['contents']
+    return [name for name in entries(bar) if name.endswith('.ipynb')]
 
 
 def links(text):

@@ -376,6 +376,28 @@ def test_the_sidebar_leads_from_the_walk_to_the_reference():
 
     bar = yaml.safe_load((root / 'nbs' / 'sidebar.yml').read_text())['website']['sidebar']['contents']
     sections = {part['section']: part['contents'] for part in bar[1:]}
-    assert bar[0] == 'index.ipynb' and list(sections)[:2] == ['The walk', 'Tutorials']
-    assert list(sections)[-1] == 'Reference' and 'symbols.ipynb' in sections['Reference']
+    assert bar[0] == 'index.ipynb' and list(sections) == ['The walk', 'Tutorials', 'Modules', 'Reference']
+    assert 'symbols.ipynb' in sections['Reference']
+    level = yaml.safe_load((root / '_quarto.yml').read_text())['website']['sidebar']['collapse-level']
+    assert level == 2 and all(isinstance(part, dict) for part in sections['Modules'])  # folded, the walk is not
     assert sections['The walk'] == [name for name in sorted(notebooks) if re.match(r'\d\d_', name)]
+
+
+def test_the_search_knows_symbols(tmp_path):
+    "A symbol is a section of the third level; Quarto's index has those of the second."
+    import runpy
+
+    page = '<section id="psi" class="level2"><h2>Evidence</h2><p>of a class</p>{}</section>'
+    title, text = 'NeuralPCA.<wbr><b>fit</b>', '<p>a</p><p>&lt; b</p>'
+    inside = f'<section id="neuralpca.fit" class="level3 doc"> <h3 class="a">{title}</h3>{text}</section>'
+    (tmp_path / 'features.html').write_text(page.format(inside))
+    own = dict(objectID='features.html', href='features.html', title='Features', section='', text='')
+    second = own | dict(objectID='features.html#psi', href='features.html#psi', section='Evidence')
+    (tmp_path / 'search.json').write_text(json.dumps([own, second]))
+    complete = runpy.run_path(str(root / 'tools' / 'search.py'))['complete']
+    for _ in range(2):  # a site that is rendered again keeps its index
+        complete(tmp_path)
+        *before, added = json.loads((tmp_path / 'search.json').read_text())
+        assert before == [own, second]
+        assert (added['href'], added['section']) == ('features.html#neuralpca.fit', 'NeuralPCA.fit')
+        assert added['text'] == 'a &lt; b' and added['title'] == 'Features'

@@ -47,7 +47,7 @@ def spurious_rate(
     return float(found.mean()) if len(found) else math.nan
 
 # %% ../../nbs/audit/stats.ipynb #684ce228
-Z = stats.norm.ppf(.975)
+Z = float(stats.norm.ppf(.975))
 NOTHING = (math.nan, math.nan, math.nan)
 
 def wilson(
