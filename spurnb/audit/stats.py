@@ -75,7 +75,7 @@ def effective_n(
     hits, # (n,) or (n, judges), bool, or anything in [0,1]
     agreeing:float=.25, # images of total agreement added on either side for the estimate
 )->float:
-    "Return how many independent decisions the mean of `hits` is worth, at most n * judges."
+    "Return how many independent decisions the mean of `hits` is worth, at most one per image and judge."
     hits = _table(hits)
     n, judges = hits.shape
     shares = hits.mean(1)

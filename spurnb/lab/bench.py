@@ -134,8 +134,8 @@ def step_lines(rows)->list: # lines to print
     for r in rows:
         numbers = f"{r['first']:7.1f}{r['seconds']:9.3f}{r['ratio']:7.2f}{r['processor']:11.2f}{r['megabytes']:7.0f}"
         share = f"{r['of_peak']:9.0%}" if 'of_peak' in r else ''
-        lines.append(f"{r['way']:14}{numbers}{r['counted']:17.2f}{share}   {ways[r['way']]}")
-    return lines
+        lines.append(f"{r['way']:14}{numbers}{r['counted']:17.2f}{share}")
+    return lines + ['', *(f"{r['way']}: {ways[r['way']]}" for r in rows)]
 
 # %% ../../nbs/lab/bench.ipynb #b3ac41d3
 def tree_memory(
@@ -338,11 +338,11 @@ def growth_series(rows)->dict: # what -> rows
 
 def growth_lines(rows)->list: # lines to print
     "Return the table of `bench_growth`."
-    lines = [f"{'':20}{'count':>22}{'seconds of the processor':>28}{'slope':>8}{'MB':>20}"]
+    lines = [f"{'':18}{'count':>18}{'processor seconds':>22}{'slope':>7}{'MB':>15}"]
     for what, own in growth_series(rows).items():
         def listed(key, form): return ' '.join(f'{r[key]:{form}}' for r in own)
-        numbers = f"{listed('count', '6d'):>22}{listed('processor', '8.2f'):>28}{slope(own):8.2f}"
-        lines.append(f"{what:20}{numbers}{listed('megabytes', '5.0f'):>20}")
+        numbers = f"{listed('count', '5d'):>18}{listed('processor', '6.2f'):>22}{slope(own):7.2f}"
+        lines.append(f"{what:18}{numbers}{listed('megabytes', '4.0f'):>15}")
     return lines
 
 def growth_plot(rows): # matplotlib figure

@@ -235,7 +235,7 @@ def train_tiny(
     images, # uint8 (n, 64, 64, 3), as from `drawn`
     settings, # `WorldSettings`
 ): # -> AutoencoderTiny, trained
-    "Train a small decoder that imitates the VAE's, for cheap gradients; it takes *scaled* latents."
+    "Train a small decoder that imitates the VAE's, for cheap gradients; it takes scaled latents."
     import torch, torch.nn.functional as F
     mean, _ = encoded(folder, vae, images)
     set_scale(folder, vae)

@@ -6,7 +6,7 @@
 __all__ = ['EXIT_CODES', 'option_names', 'full_name', 'full_names', 'read_options']
 
 # %% ../../nbs/run/options.ipynb #a81c0e04
-import contextlib, io, os, re
+import contextlib, io, os, re, shutil
 from ast import literal_eval
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -129,7 +129,8 @@ def read_options(
     args = full_names([a for a in args if a != '--debug'], option_names(kind))
     asked, said = bool({'-h', '--help'} & set(args)), io.StringIO()
     more = {} if default is None else dict(default=default)
-    with _width(100 if asked else 10_000), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    columns = min(100, shutil.get_terminal_size().columns) if asked else 10_000
+    with _width(columns), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try: return tyro.cli(kind, prog=prog, args=args, use_underscores=True, **more)
         except SystemExit as stop: code = stop.code
     if code: raise UserError(_mistake(said.getvalue()))

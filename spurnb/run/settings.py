@@ -211,7 +211,7 @@ def settings_text(
     settings:RunSettings,
     width:int=10_000, # columns of the terminal; what does not fit goes on below, indented
 )->str: # a line a setting
-    "Return every setting with its value and meaning; * marks those that differ from the preset `mini`."
+    "Return every setting with its value and meaning; an asterisk marks those that differ from `mini`."
     lines = []
     for name, value, usual, meaning in _rows(settings, PRESETS['mini']):
         line = f'{"*" if value != usual else " "} --{name} {_shown(value)}  # {meaning}'
