@@ -264,6 +264,7 @@ def _bars(ax, pairs, strong, title, ends=None):
     ax.barh(range(len(pairs)), [v for _, v in pairs], color=[_STRONG if s else _PLAIN for s in strong])
     ax.set_yticks(range(len(pairs)), [name[:16] for name, _ in pairs], fontsize=6.5)
     ax.set(xlim=ends, ylim=(max(len(pairs), 5) - .4, -.6))
+    ax.locator_params(axis='x', nbins=2)
     ax.set_title(title if len(title) < 25 else '…' + title[-23:], fontsize=7.5)
     ax.tick_params(axis='x', labelsize=6)
     ax.spines[['top', 'right']].set_visible(False)
@@ -285,7 +286,7 @@ def figure(self:AuditBoard): # matplotlib figure
     "Plot the board: the images that it shows, the selected one, and the five best answers of every classifier."
     from matplotlib.figure import Figure
     r, rows = self.records[self.at], -(-len(self.judges)//3)
-    fig = Figure(figsize=(11.5, max(3.6, 1.25*rows + .3)), dpi=72, layout='constrained')
+    fig = Figure(figsize=(9, max(3, 1.1*rows + .3)), dpi=100, layout='constrained')
     left, middle, right = fig.subfigures(1, 3, width_ratios=(3.2, 2.2, 6))
     self._plot_tiles(left)
     axes = middle.subplots(2 if r['alpha'] else 1, 1, squeeze=False)[:, 0]
