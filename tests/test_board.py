@@ -100,8 +100,8 @@ def test_a_stranger_labels_in_jupyterlab(lab):
         shows(0)
         assert '0 of 4 labeled' in head.inner_text() and 'not the hummingbird' in head.inner_text()
         assert not (folder/'labels.json').exists()
-        page = tab.locator('.jp-OutputArea img').first
-        assert page.evaluate('i => i.naturalWidth') > 600 and page.bounding_box()['width'] > 600    # can be read
+        page = 'document.querySelector(".jp-OutputArea img")' # comes after the text, and can be read
+        tab.wait_for_function(f'{page}?.naturalWidth > 600 && {page}.getBoundingClientRect().width > 600')
         press('spurious')
         shows(1)    # it moves on by itself
         assert answers() == {0: ('spurious', '')} and '1 of 4 labeled' in head.inner_text()
@@ -113,5 +113,5 @@ def test_a_stranger_labels_in_jupyterlab(lab):
         assert answers() == {0: ('spurious', ''), 2: ('core', 'red <b>feeder</b>')}
         press('previous')
         shows(2)
-        assert tab.input_value('.jp-OutputArea input') == 'red <b>feeder</b>'
+        tab.wait_for_function('document.querySelector(".jp-OutputArea input").value === "red <b>feeder</b>"')
         tab.screenshot(path=folder/'board.png')

@@ -272,7 +272,7 @@ def test_one_image_by_keyboard(run, page):
             assert names == [one.rpartition('=')[0] for one in row[f'top5.{judge}'].split('|')]
         alphas = tab.locator('#detail-alpha .line span:last-child').all_inner_texts()
         assert alphas == [f'{row["alpha.0"]:.2f}', f'{row["alpha.3"]:.2f}']
-        assert tab.evaluate('document.getElementById("detail-image").naturalWidth') == 64
+        tab.wait_for_function('document.getElementById("detail-image").naturalWidth === 64')
         tab.keyboard.press('ArrowRight')
         assert tab.inner_text('#detail-title').startswith('untuned 4:')
         tab.keyboard.press('Escape')
