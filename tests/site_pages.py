@@ -45,6 +45,7 @@ def markdown(text):
     from nbconvert.filters import markdown2html_mistune
 
     text = re.sub(r'\$\$.*?\$\$', '', text, flags=re.S)  # Quarto makes MathML of it
+    text = re.sub(r'\$[\\a-zA-Z(][^$\n]*\$', 'formula', text)  # and of this
     return markdown2html_mistune(text).replace('<table>', '<table class="caption-top table">')
 
 
@@ -113,11 +114,11 @@ FAINT = """() => {
   }
   return found;
 }"""
-# what is wider than its place: the page itself, or, if asked, an element that scrolls or cuts
-WIDE = """inner => {
+# what is wider than its place: the page itself, or an element of the kind asked for that scrolls or cuts
+WIDE = """kind => {
   const out = [], page = document.documentElement;
   if (page.scrollWidth > innerWidth) out.push(`the page, ${page.scrollWidth}`);
-  if (inner) for (const e of document.querySelectorAll('main *')) {
+  for (const e of document.querySelectorAll(kind)) {
     const style = getComputedStyle(e);
     if (style.overflowX !== 'visible' && e.scrollWidth > e.clientWidth + 1)
       out.push(`${e.tagName} ${e.scrollWidth} in ${e.clientWidth}: ${e.textContent.trim().slice(0, 80)}`);
