@@ -31,11 +31,13 @@ def _sample_prior(pipe, prompt, numbers, seed, tries=10, **how):
     raise BlackImages(f'the model returned black images for {prompt!r}, {tries} times in a row; '
                       'change the class prompt, or switch the safety checker off.')
 
+def _seal(path, image): return sha256(f'{path.parent.name} {path.name} '.encode() + image.tobytes())
+
 def _whole(path):
     "Return the image at `path`, or None when it is missing, damaged or replaced."
     try: image, text = load_png(path)
     except UserError: return None
-    return image if text.get('pixels') == sha256(image.tobytes()) else None
+    return image if text.get('seal') == _seal(path, image) else None
 
 # %% ../../nbs/train/batches.ipynb #28b657c0
 def prior_images(
@@ -64,7 +66,7 @@ def prior_images(
         found = [_whole(f) for f in files] or [None]
         if None in found: # sample the whole batch: in another batch an image may differ in its last bits
             found = _sample_prior(pipe, prompt, numbers, seed, **how)
-            for f, im in zip(files, found): save_png(f, im, prompt=prompt, pixels=sha256(im.tobytes()))
+            for f, im in zip(files, found): save_png(f, im, prompt=prompt, seal=_seal(f, im))
         images += found
     return to_tensor(images)
 
