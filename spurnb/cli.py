@@ -17,8 +17,8 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from .audit.settings import AuditSettings
-from .core import (UserError, cap_threads, cli_errors, get_device, pick, positive, process_state, read_json,
-                         share)
+from .core import (UserError, cap_threads, cli_errors, discard, get_device, pick, positive, process_state,
+                         read_json, share)
 from .draw.settings import GenerateSettings
 from .run.cluster import ClusterSettings
 from .run.options import read_options
@@ -95,15 +95,16 @@ def _finish(text, page, show): # the result, its answer in bold, and the report'
 
 def _several(settings, targets, seeds, fresh, shard, show, jobs): # several seeds or classes, and their summary
     from spurnb.lab.claim import summary_text
-    from spurnb.pipeline import run_all, run_folders
+    from spurnb.pipeline import all_settings, has_ended, run_all
     out = Path(settings.out or Path('runs')/('all' if len(targets) > 1 else settings.target.replace(' ', '_')))
     seeds, summary = range(settings.seed, settings.seed + seeds), out/'summary.json'
     if jobs.cluster:
-        folders = [*run_folders(targets, seeds, out.absolute()).values()]
-        left = [i for i, f in enumerate(folders, 1) if not (f/'metrics.json').exists()]
-        if not left and not summary.exists(): left = [1] # the job that wrote the last result was stopped before it
+        runs = all_settings(settings, targets, seeds, out.absolute()).values()
+        left = [i for i, s in enumerate(runs, 1) if not has_ended(s)]
+        if left: discard(summary) # of other settings
+        elif not summary.exists(): left = [1] # the job that wrote the last result was stopped before it
         call = partial(run_all, settings, targets, seeds, out.absolute())
-        _submit(call, [f'{i}/{len(folders)}' for i in left], out, jobs)
+        _submit(call, [f'{i}/{len(runs)}' for i in left], out, jobs)
         if not summary.exists(): return
         found = read_json(summary)
     else: found = run_all(settings, targets, seeds, out, fresh, shard)
@@ -122,7 +123,9 @@ def spurnb_run(
     "Run the whole job."
     args = sys.argv[1:] if args is None else [str(a) for a in args]
     every = _typed(args, '--target') == 'all'
-    if every: args = [TARGETS[0] if a == 'all' else a.replace('=all', f'={TARGETS[0]}') for a in args]
+    if every:
+        pairs = list(zip(['', *args], args))
+        args = [TARGETS[0] if pair == ('--target', 'all') else pair[1] for pair in pairs if pair[1] != '--target=all']
     o = run_options(args)
     s, targets = o.choices, TARGETS if every else [o.choices.target]
     runs = len(targets)*positive(o.seeds, 'seeds')

@@ -391,7 +391,12 @@ def import_own(
 ): # module
     "Import a user's module."
     place, file = os.getcwd(), Path(name.removesuffix('.py'))
-    if name.endswith('.py') or len(file.parts) > 1: place, name = str(file.parent.resolve()), file.name
+    if name.endswith('.py') or len(file.parts) > 1:
+        place, name = str(file.parent.resolve()), file.name
+        other = getattr(sys.modules.get(name), '__file__', None)
+        if other and not Path(other).resolve().is_relative_to(place):
+            raise UserError(f'{str(file)!r} cannot be imported: a module {name!r} is already loaded from {other!r}; '
+                            'rename the file.')
     if place not in sys.path: sys.path.insert(0, place)
     importlib.invalidate_caches()
     return importlib.import_module(name)

@@ -267,11 +267,11 @@ def folder_images(
     "Read all images of a folder, by name."
     files, images, broken = image_files(path), [], []
     for f in files:
-        try: images.append(load_rgb(f))
+        try: im = load_rgb(f)
         except UserError: broken.append(f.name)
+        else: images.append(ImageOps.fit(im, (size, size), Image.Resampling.BICUBIC) if size else im)
     if broken:
         names = ', '.join(map(repr, broken[:5]))
         raise UserError(f'{len(broken)} of {len(files)} files in {str(path)!r} cannot be read ({names}); '
                         'remove or replace them.')
-    if size: images = [ImageOps.fit(im, (size, size), Image.Resampling.BICUBIC) for im in images]
     return to_tensor(images), [f.name for f in files]

@@ -88,8 +88,8 @@ INTERVALS = dict(
     ap=_SCORES,
     auc=_SCORES,
     classifiers='Wilson',
-    differences="Newcombe's method 10 from the two arms' intervals, paired by seed where both are generated; "
-                "p_target and similarity: bootstrap of the paired differences")
+    differences="Newcombe's method 10 from the two arms' intervals, paired by seed where both are generated, but for "
+                "spurious_rate_valid; p_target and similarity: bootstrap of the paired differences")
 
 # %% ../nbs/08_evaluate.ipynb #d574256c
 _NONE_VALID, _ALL_VALID = 'no image passes the checks', 'no image fails a check'

@@ -166,12 +166,12 @@ def finetune(
     return history
 
 # %% ../nbs/06_finetune.ipynb #9dae28d7
-def _drawn_prior(pipe, train, seed, out, state):
+def _drawn_prior(pipe, train, seed, out, state, guidance_scale):
     "Return prior images that the untuned model draws into a folder which is ours before the first of them."
     place = Path(out)/'prior'
     if not state or state.is_main_process: claim(out, 'spurnb_finetune', empty=False, own=(place,))
     if state: state.wait_for_everyone()
-    return prior_images(pipe, train.class_prompt, train.num_class_images, seed, place)
+    return prior_images(pipe, train.class_prompt, train.num_class_images, seed, place, guidance_scale=guidance_scale)
 
 def _sfsl(target, references, pca, encoder, components, settings, device):
     "Return the similarity loss, from a saved PCA or from the embedded world's class images."
@@ -238,7 +238,8 @@ def finetune_target(
     if push_to_hub: check_repo(push_to_hub)
     device = get_device(device or None)
     cap_threads()
-    monitor = make_monitor(train, target, device, seed, guidance_scale=3. if model == 'mini' else 7.5)
+    guidance = 3. if model == 'mini' else 7.5
+    monitor = make_monitor(train, target, device, seed, guidance_scale=guidance)
     state = process_state(device)
     pipe = load_pipeline(model, device)
     if kohya: check_kohya(pipe, train.lora_rank)
@@ -251,7 +252,7 @@ def finetune_target(
     else: images = mini_references(target).images
     if train.sfsl_weight: loss = _sfsl(target, images, pca, encoder, components, sfsl, device)
     if train.prior_per_step and prior: given = folder_images(prior, image_side(pipe))[0]
-    elif train.prior_per_step: given = _drawn_prior(pipe, train, seed, out, state)
+    elif train.prior_per_step: given = _drawn_prior(pipe, train, seed, out, state, guidance)
     license = license or ('' if references else 'drawn by code, Apache 2.0')
     history = finetune(pipe, images, given, train, loss, out, device=device, monitor=monitor, license=license,
                        seed=seed, masks=masks)

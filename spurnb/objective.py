@@ -57,8 +57,8 @@ WEIGHTS = dict(signal=lambda share: share, uniform=torch.ones_like) # share of s
 # %% ../nbs/05_objective.ipynb #68399003
 def number(
     x, # a tensor with one element
-): # number; detached tensor where a card would have to finish first
-    "Return a scalar to log, without waiting for a card."
+): # number; detached tensor where a GPU would have to finish first
+    "Return a scalar to log, without waiting for a GPU."
     return x.item() if x.device.type == 'cpu' else x.detach()
 
 DECODERS = ('exact', 'checkpointed', 'tiny')

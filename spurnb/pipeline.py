@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'STAGE_TIMES', 'open_folder', 'preflight', 'train_arm', 'Stages', 'stage_shares', 'base_arms', 'further_arm',
-           'alpha_columns', 'run', 'run_folders', 'run_all']
+           'alpha_columns', 'run', 'all_settings', 'has_ended', 'run_all']
 
 # %% ../nbs/09_pipeline.ipynb #4b725f1d
 import gc, logging
@@ -65,14 +65,22 @@ def open_folder(
     return out
 
 # %% ../nbs/09_pipeline.ipynb #a5ed6d42
+def _check_audit(settings): # what the audit needs beside its judges
+    from spurnb.audit.detectors import load_detector
+    from spurnb.audit.similarity import load_lpips, load_space
+    a = settings.audit
+    for name, load in ((a.detector, load_detector), (a.space, load_space), (a.lpips, load_lpips)):
+        if name: load(name, 'cpu')
+
 def preflight(
     settings, # `RunSettings`
     device, # where it would run
 ): # names of the judges, dict(name: why it is left out)
-    "Check judges, class and memory before anything is made."
+    "Check judges, class, memory and what else the audit needs, before anything is made."
     from spurnb.report.tables import check_formats
     s = settings
     check_formats(s.audit.tables)
+    _check_audit(s)
     if s.mini:
         for name in s.audit.judges: pick(name, mini_judges(), 'classifier')
         return s.audit.judges or tuple(mini_judges()), {}
@@ -209,7 +217,7 @@ def further_arm(
     found, # with the prior images of `base_arms`
     device,
     stage, # called when a stage begins, as `Stages`
-): # yields (arm, its images (n, 3, h, w) in [0,1] and how many replace black ones); or (arm, `BlackImages`)
+): # yields (arm, its images (n, 3, h, w) in [0,1] and how many retries replaced black ones); or (arm, `BlackImages`)
     "Train an arm, or steer it, and generate its images; a task."
     from spurnb.draw.guided import Guide
     from spurnb.train.checkpoints import in_precision, load_pipeline
@@ -347,13 +355,23 @@ def _write_page(out, images, formats): # figures, tables and report
     write_report(out, formats=formats)
 
 # %% ../nbs/09_pipeline.ipynb #40ee2dda
-def run_folders(
+def all_settings(
+    settings, # `RunSettings`, except target, seed and folder
     targets, # classes
     seeds, # numbers
     out, # folder for all of them
-)->dict: # (class, seed) -> folder, in the order of the shares
-    "Return the folders of several runs."
-    return {(t, s): Path(out)/t.replace(' ', '_')/str(s) for s in seeds for t in targets}
+)->dict: # (class, seed) -> `RunSettings`, in the order of the shares
+    "Return the settings of several runs, each with its own folder."
+    def of(t, s): return replace(settings, target=t, seed=s, out=str(Path(out)/t.replace(' ', '_')/str(s)))
+    return {(t, s): of(t, s) for s in seeds for t in targets}
+
+def has_ended(
+    settings, # `RunSettings`
+)->bool:
+    "Return whether a run of these very settings has ended."
+    config, metrics = (settings.folder/f for f in ('config.json', 'metrics.json'))
+    if not (config.exists() and metrics.exists()): return False
+    return settings_hash(read_json(config).get('settings')) == settings_hash(recorded(settings))
 
 def run_all(
     settings, # `RunSettings`, except target, seed and folder
@@ -365,9 +383,9 @@ def run_all(
 )->dict: # summary, also in `out/summary.json`; None while runs of other shards are missing
     "Run every target with every seed, or one share of them, and summarize; resume where an earlier call stopped."
     from spurnb.lab.claim import write_study
-    folders = run_folders(targets, seeds, out)
-    for t, s in share(folders, shard): run(replace(settings, target=t, seed=s, out=str(folders[t, s])), fresh)
-    if missing := sum(not (f/'metrics.json').exists() for f in folders.values()):
-        log.warning('%s of %s runs are still to come; the last shard writes the summary.', missing, len(folders))
+    runs = all_settings(settings, targets, seeds, out)
+    for key in share(runs, shard): run(runs[key], fresh)
+    if missing := sum(not has_ended(s) for s in runs.values()):
+        log.warning('%s of %s runs are still to come; the last shard writes the summary.', missing, len(runs))
         return None
-    return write_study({k: read_json(f/'metrics.json') for k, f in folders.items()}, out)
+    return write_study({k: read_json(s.folder/'metrics.json') for k, s in runs.items()}, out)

@@ -180,3 +180,11 @@ def test_the_commands_agree_on_the_target():
     targets = {kind: cli.read_options(kind, args, 'x').target for kind, args in (
         (cli.Audit, ['images']), (cli.Finetune, []))}
     assert set(targets.values()) == {cli.run_options([]).choices.target}
+
+
+@pytest.mark.parametrize('typed', [['--target', 'all', '--out', 'all'], ['--target=all', '--out=all']])
+def test_a_folder_may_be_called_all_too(typed, capsys):
+    cli.spurnb_run([*typed, '--show', '--identifier', 'all'])
+    said = capsys.readouterr().out
+    assert re.search("^ *[*] --out all ", said, re.M) and re.search("^ *[*] --identifier all ", said, re.M), said
+    assert '6 runs on' in said

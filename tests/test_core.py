@@ -437,3 +437,13 @@ def test_json_with_the_name_of_a_file_that_is_no_utf_8(tmp_path):
     name = os.fsdecode(b'b\xf6cher')
     core.write_json(tmp_path/'a.json', {name: 'ö'})
     assert core.read_json(tmp_path/'a.json') == {name: 'ö'}
+
+
+def test_two_modules_of_one_name_are_not_mixed_up(tmp_path):
+    for folder in 'ab':
+        (tmp_path/folder).mkdir()
+        (tmp_path/folder/'net_of_two.py').write_text(f'who = {folder!r}')
+    first = core.import_own(str(tmp_path/'a'/'net_of_two.py'))
+    assert first.who == 'a' and core.import_own(str(tmp_path/'a'/'net_of_two.py')) is first
+    with pytest.raises(core.UserError, match="'net_of_two' is already loaded from .*rename the file"):
+        core.import_own(str(tmp_path/'b'/'net_of_two.py'))

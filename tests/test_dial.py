@@ -5,7 +5,7 @@ import pytest
 from spurnb import cli
 from spurnb.core import read_json
 from spurnb.generate import load_generator, read_manifest
-from spurnb.report.dial import dial_folders, dose_table
+from spurnb.report.dial import dial_folders, dose_table, dose_text
 from spurnb.train.lora import add_lora, save_lora
 from tiny import tiny_folder
 
@@ -91,3 +91,13 @@ def test_an_audit_of_a_dial_is_a_curve(models, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.spurnb_audit([*audit, '--limit', '.2'])
     assert stop.value.code == 2 and 'give one of its folders' in capsys.readouterr().err
+
+
+def test_doses_are_named_in_any_way():
+    def rate(x): return dict(value=x, low=0, high=1, n=8)
+    arms = {'scale_1.0': rate(.75), 'scale_0': rate(.25), 'scale_1e-05': rate(.25), 'images': rate(.5)}
+    metrics = dict(classifiers={}, arms={a: dict(spurious_rate=m) for a, m in arms.items()})
+    metrics['differences'] = {'scale_1.0-scale_0': dict(value=.5, low=.25, high=.75, n=8)}
+    first, second = dose_text(metrics)
+    assert first == 'spurious rate by scale: 0: 25%, 1e-05: 25%, 1: 75%'
+    assert second.startswith('from scale 0 to scale 1.0: +50')

@@ -747,3 +747,18 @@ def test_compiling_with_graphs_takes_the_text_encoder_too():
 
     t = trainer_of(Trainer, compile='reduce-overhead')
     assert all(isinstance(part, torch._dynamo.OptimizedModule) for part in (t.network, *t.encoders))
+
+
+@pytest.mark.parametrize('model, guidance', [('mini', 3.), ('other', 7.5)])
+def test_prior_images_are_drawn_as_the_model_draws(model, guidance, tmp_path, monkeypatch):
+    from spurnb import finetune as module
+    from spurnb.core import UserError, save_png
+    from spurnb.world.scenes import reference_scenes
+    save_png(tmp_path/'references'/'0.png', reference_scenes('koala', 1)[0].draw())
+    def prior(*args, guidance_scale, **kwargs): raise UserError(f'drawn at {guidance_scale}')
+    monkeypatch.setattr(module, 'prior_images', prior)
+    monkeypatch.setattr(module, 'load_pipeline', lambda *args: tiny_pipeline())
+    from spurnb.train.settings import TrainSettings
+    with pytest.raises(UserError, match=f'drawn at {guidance}'):
+        module.finetune_target(model=model, references=tmp_path/'references', out=tmp_path/'out',
+                               train=TrainSettings(**SETTINGS, sfsl_weight=0))

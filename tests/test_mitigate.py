@@ -92,3 +92,13 @@ def test_components_that_are_kept():
     for some, kept in (((0,), (1,)), ((1,), (0,)), ((0, 1), ())):
         after = spufix(model, (robust, images, some, kept)).logits(images)[:, 0]
         assert torch.allclose(before - after, beta[:, list(some)].sum(1).float(), atol=1e-5)
+
+
+def test_a_head_without_a_bias_is_refitted():
+    torch.manual_seed(0)
+    phi, labels = torch.randn(60, 3), torch.arange(60)%3
+    layer = nn.Linear(3, 3, bias=False)
+    new = refit_linear(layer, phi, labels, {0: torch.ones(4, 3)})
+    assert new.bias is None and not torch.equal(new.weight, layer.weight)
+    own = new(torch.ones(1, 3)).softmax(1)[0, 0]
+    assert own < layer(torch.ones(1, 3)).softmax(1)[0, 0]

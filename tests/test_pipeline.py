@@ -170,3 +170,24 @@ def test_a_finished_run_answers_from_its_files_until_one_of_them_changes(tmp_pat
     monkeypatch.setattr(pipeline, 'mini_material', nothing)
     assert run(small)['arms'] == first['arms']
     with pytest.raises(AssertionError, match='begins again'): run(small, only=('untuned',))
+
+
+def test_a_run_of_other_settings_has_not_ended(tmp_path):
+    settings = settings_for('mini', target='koala', out=str(tmp_path))
+    assert not pipeline.has_ended(settings)
+    write_json(tmp_path/'metrics.json', {})
+    write_json(tmp_path/'config.json', dict(settings=pipeline.recorded(settings)))
+    assert pipeline.has_ended(settings)
+    assert not pipeline.has_ended(settings_for('mini', target='koala', seed=1, out=str(tmp_path)))
+
+
+@pytest.mark.parametrize('options, said', [
+    (['--references.held_out', 10, '--validation_images', 'mini', '--audit.detector', 'clip:nobody/clip'],
+     'give references.held_out 20 or more'),
+    (['--audit.space', 'resnet5000'], "there is no network of timm 'resnet5000'"),
+    (['--audit.lpips', 'alix'], "there is no network of LPIPS 'alix'"),
+])
+def test_the_audit_s_needs_come_before_the_training(options, said, tmp_path, capsys):
+    told = refused(capsys, *options, '--out', tmp_path/'run')
+    assert said in told
+    assert not (tmp_path/'run').exists()

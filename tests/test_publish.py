@@ -33,3 +33,16 @@ def test_a_data_card_names_the_license(model, license, words):
     card = data_card('jets', [dict(arm='untuned', prompt='a jet')]*3, model, references=True)
     assert card.data.license == license and words in card.text and license_of(model).words in card.text
     assert '| untuned | 3 | `a jet` |' in card.text and 'Reference images are included' in card.text
+
+
+def test_a_card_with_an_address_is_still_ours(tmp_path):
+    from spurnb.core import claim, unchanged, write_text
+    from spurnb.draw.publish import _name_in_card
+    claim(tmp_path, 'spurnb_finetune')
+    card = tmp_path/'README.md'
+    write_text(card, "model = 'here'\n")
+    _name_in_card(card, 'me/jets')
+    assert card.read_text() == "model = 'me/jets'\n" and unchanged(card)
+    card.write_text("model = 'here'\nmine\n")
+    _name_in_card(card, 'me/jets')
+    assert card.read_text() == "model = 'me/jets'\nmine\n" and not unchanged(card)

@@ -423,3 +423,14 @@ def test_the_page_itself_is_small(page):
     "Without its images and what is known of them."
     html = re.sub(r'src="data:[^"]*"|<script type="application/json".*?</script>', '', page.read_text(), flags=re.S)
     assert len(html.encode()) < 200_000
+
+
+def test_a_meter_s_note_says_what_is_known():
+    from spurnb.report.page import _notes
+    share = dict(value=.95, low=.9, high=1, n=60)
+    meters = dict(object=dict(recall=share, false_positives=share | dict(value=.03)),
+                  feature=dict(recall=share, false_positives=share | dict(value=None, why='not defined')))
+    notes = dict(_notes(dict(arms={}, meters=meters)))
+    said = 'It finds 95% of the images with the object, and wrongly finds one in 3% of those without.'
+    assert notes['Meter of the object'] == said
+    assert notes['Meter of the feature'] == 'It finds 95% of the images with the feature.'

@@ -55,6 +55,7 @@ def test_an_unknown_component_is_accepted_by_class(tmp_path):
     (dict(files=['3.png']), "there is no image of the feature '3.png'; did you mean"),
     (dict(n=30, held_out=10), '30 references and 10 held-out images are asked for'),
     (dict(n=0), 'the number of references is 0'),
+    (dict(files=['003.png'], held_out=30), '30 held-out images are asked for beside the 1 references, and'),
 ])
 def test_refused_choices(spurious, how, expected):
     with pytest.raises(UserError) as e: choose_images(spurious['fireboat'].images, **how)
@@ -72,7 +73,7 @@ def test_choices_by_score_and_name(spurious):
     values = {name: i for i, name in enumerate(images.names)}
     best, same, _ = choose_images(images, 4, 10, score=lambda some: [values[name] for name in some.names])
     assert same == apart and best == sorted(set(range(30)) - set(apart), reverse=True)[:4] and not copies
-    by_name, rest, _ = choose_images(images, files=['003.png', '001.png', '003.png'], held_out=30)
+    by_name, rest, _ = choose_images(images, files=['003.png', '001.png', '003.png'], held_out=28)
     assert by_name == [3, 1] and not set(by_name) & set(rest) and len(rest) == 28
 
 

@@ -4,7 +4,7 @@ import json, os, subprocess, sys, time
 import pytest
 from signals import interrupted
 
-from spurnb.lab.claim import choose_setting, claim_record, load_study
+from spurnb.lab.claim import choose_setting, claim_record, compare_runs, load_study
 from spurnb.core import read_json
 from spurnb.data import mini_record, mini_root
 from spurnb.run.settings import PRESETS, RunSettings, change
@@ -80,3 +80,16 @@ def test_a_study_is_stopped_and_goes_on(tmp_path):
     assert 'the claim is not complete yet' in r.stdout and [f.name for f in file.parent.iterdir()] == [file.name]
     assert now['1']['arms']['sfsl']['spurious_rate']['n'] == 2
     assert json.loads((tmp_path/'study.json').read_text())['points']['references']['fireboat/1'] == now
+
+
+def test_a_classifier_or_an_arm_may_be_missing_in_some_runs():
+    def rate(x): return dict(value=x, low=0, high=1, n=8)
+    def metrics(judges, arms):
+        found = {j: {a: rate(r) for a, r in arms.items()} for j in judges}
+        return dict(classifiers=found, arms={a: dict(spurious_rate=rate(r)) for a, r in arms.items()})
+    runs = {('koala', 0): metrics('a', dict(sfsl=.5, dreambooth=.25)),
+            ('koala', 1): metrics('ab', dict(sfsl=.75, dreambooth=.25, prompted=.5))}
+    found = compare_runs(runs)
+    assert list(found) == ['sfsl-dreambooth', 'sfsl-prompted']
+    assert found['sfsl-dreambooth']['judges']['b']['value'] == .5
+    assert found['sfsl-dreambooth']['all']['value'] == .375 and found['sfsl-prompted']['all']['value'] == .25

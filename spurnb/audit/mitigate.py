@@ -206,20 +206,21 @@ def refit_linear(
     share = torch.cat([torch.full((n,), 1/n), torch.full((m,), negative)]).double()
     scale, ridge = x.square().mean().sqrt(), positive(ridge, 'ridge')
     x, w0 = x/scale, layer.weight.detach().cpu().double()*scale
-    w, b = w0.clone().requires_grad_(), layer.bias.detach().cpu().double().requires_grad_()
+    bias = torch.zeros(K) if layer.bias is None else layer.bias.detach().cpu()
+    w, b = w0.clone().requires_grad_(), bias.double().requires_grad_(layer.bias is not None)
     def loss():
         search.zero_grad()
         cross_entropy = -(share @ (target*F.log_softmax(x @ w.T + b, 1)).sum(1))
         value = cross_entropy + ridge/2*(w - w0).square().sum()
         value.backward()
         return value
-    search = torch.optim.LBFGS([w, b], max_iter=steps, tolerance_grad=1e-7, tolerance_change=1e-12,
-                               line_search_fn='strong_wolfe')
+    search = torch.optim.LBFGS([p for p in (w, b) if p.requires_grad], max_iter=steps, tolerance_grad=1e-7,
+                               tolerance_change=1e-12, line_search_fn='strong_wolfe')
     search.step(loss)
     new = copy.deepcopy(layer)
     with torch.no_grad():
         new.weight.copy_(w/scale)
-        new.bias.copy_(b)
+        if new.bias is not None: new.bias.copy_(b)
     return new
 
 # %% ../../nbs/audit/mitigate.ipynb #11a2c621

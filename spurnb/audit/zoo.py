@@ -309,7 +309,7 @@ def load_judge(
 def judge_config(
     name:str, # as for `load_judge`
 )->tuple: # number of its classes, name of the repository with its weights (None: they are here)
-    "Read what a judge is without fetching its weights."
+    "Read what a judge is, without fetching its weights if it is one of timm or transformers."
     loader, where = _loader(name), name.partition(':')[2]
     if loader is _transformers and not Path(where).is_dir():
         from transformers import AutoConfig

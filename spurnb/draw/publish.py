@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..core import UserError, atomic, claim, load_png, reason, sha256, unchanged
+from ..core import UserError, atomic, claim, load_png, reason, sha256, unchanged, write_text
 from ..data import mini_file
 
 # %% ../../nbs/draw/publish.ipynb #b254f862
@@ -160,8 +160,10 @@ def check_repo(
 # %% ../../nbs/draw/publish.ipynb #be13cac4
 def _name_in_card(card, repo):
     "Write the model's address on the hub into the example of its card; an earlier push may have named another."
-    text = card.read_text(encoding='utf-8')
-    card.write_text(re.sub('^model = .*', lambda _: f'model = {repo!r}', text, count=1, flags=re.M), encoding='utf-8')
+    text, own = card.read_text(encoding='utf-8'), unchanged(card)
+    text = re.sub('^model = .*', lambda _: f'model = {repo!r}', text, count=1, flags=re.M)
+    if own: write_text(card, text)
+    else: card.write_text(text, encoding='utf-8') # what somebody has written into it stays theirs
 
 def push_result(
     folder, # of `save_result`

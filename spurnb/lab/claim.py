@@ -40,8 +40,8 @@ def difference_of(metrics, pair, name='spurious_rate'): # of 'later-earlier'; nu
     return None if a is None or b is None else a - b
 
 # %% ../../nbs/lab/claim.ipynb #d60c593d
-def _rate(metrics, judge, arm): # number, or None where the arm is missing
-    found = metrics['classifiers'][judge].get(arm)
+def _rate(metrics, judge, arm): # number, or None where the classifier or the arm is missing
+    found = metrics['classifiers'].get(judge, {}).get(arm)
     return found['value'] if isinstance(found, dict) else found
 
 def _more(metrics, judge, first, second): # difference of rates, or None
@@ -52,15 +52,16 @@ def _of_class(runs, name): return {k: v for k, v in runs.items() if k[0] == name
 
 def _classes(runs): return list(dict.fromkeys(c for c, _ in runs))
 
+def _of_all(runs, key): return {name: found for metrics in runs.values() for name, found in metrics[key].items()}
+
 # %% ../../nbs/lab/claim.ipynb #c01a9f83
 def compare_runs(
     runs:dict, # (class, seed) -> metrics
     first:str='sfsl', # the arm that is compared with every other one
 )->dict: # pair -> all, classes {class}, judges {judge}, over_judges: measures
     "Return the differences in spurious rate between arm `first` and the others."
-    one, out = next(iter(runs.values())), {}
-    judges = list(one['classifiers'])
-    for arm in one['arms']:
+    judges, out = _of_all(runs, 'classifiers'), {}
+    for arm in _of_all(runs, 'arms'):
         if arm in (first, *NULLS): continue
         def gain(metrics): return difference_of(metrics, f'{first}-{arm}')
         of_judge = {j: over_seeds(runs, lambda m: _more(m, j, first, arm)) for j in judges}
@@ -89,9 +90,9 @@ def summarize(
     runs:dict, # (class, seed) -> metrics of a run
 )->dict: # classes, seeds, runs (rows), arms {arm: {measure}}, classifiers {arm: {most, least}}, compared, note
     "Return every arm's measures and the differences between arms, with intervals over seeds."
-    one, seeds = next(iter(runs.values())), len({s for _, s in runs})
+    seeds = len({s for _, s in runs})
     def measured(a, found): return {m: over_seeds(runs, lambda r: value_of(r, a, m)) for m in SUMMARY if m in found}
-    arms = {a: measured(a, found) for a, found in one['arms'].items()}
+    arms = {a: measured(a, found) for a, found in _of_all(runs, 'arms').items()}
     by_judge = {a: dict(most=_extreme(runs, a, max), least=_extreme(runs, a, min)) for a in arms}
     rows = [dict(target=t, seed=s, **{a: value_of(r, a) for a in r['arms']}) for (t, s), r in runs.items()]
     compared = compare_runs(runs, 'sfsl' if 'sfsl' in arms else list(arms)[-1])

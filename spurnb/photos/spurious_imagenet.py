@@ -286,6 +286,9 @@ def choose_images(
     order = [i for i in shuffled(len(images), seed) if i not in copies]
     if files:
         chosen, rest = _by_name(images, files, order, copies)
+        if len(rest) < held_out:
+            raise UserError(f'{held_out} held-out images are asked for beside the {len(chosen)} references, '
+                            f'and there are {len(rest)} different ones; ask for fewer.')
         return chosen, rest[:held_out], copies
     if len(order) < positive(n, 'the number of references') + held_out:
         raise UserError(f'{n} references and {held_out} held-out images are asked for, '

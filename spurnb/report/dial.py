@@ -17,7 +17,7 @@ def scale_of(
     name:str, # of a folder or an arm: 'scale_0.25'
 )->float|None:
     "Return the dose in a name, or None."
-    found = re.fullmatch(r'scale_(\d+(?:\.\d+)?)', name)
+    found = re.fullmatch(r'scale_(\d+(?:\.\d+)?(?:e-\d+)?)', name)
     return float(found[1]) if found else None
 
 def dial_folders(
@@ -46,10 +46,10 @@ def dose_text(
     metrics, # as `metrics.json`
 )->list: # lines
     "Return the mean rate at each dose, and its change from the first to the last, in words."
-    table = dose_table(metrics).query('classifier == "mean"')
-    rates = {s: metrics['arms'][f'scale_{s:g}']['spurious_rate'] for s in table.scale}
+    arms = sorted((a for a in metrics['arms'] if scale_of(a) is not None), key=scale_of)
+    rates = {scale_of(a): metrics['arms'][a]['spurious_rate'] for a in arms}
     lines = ['spurious rate by scale: ' + ', '.join(f'{s:g}: {show(m)[0]}' for s, m in rates.items())]
-    first, last = (f'scale_{s:g}' for s in (table.scale.min(), table.scale.max()))
+    first, last = arms[0], arms[-1]
     if change := metrics.get('differences', {}).get(f'{last}-{first}'):
         lines.append('from {} to {}: {} ({})'.format(first, last, *show_difference(change)).replace('_', ' '))
     return lines

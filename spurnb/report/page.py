@@ -77,11 +77,11 @@ def _forests(metrics, arms):
     return out
 
 # %% ../../nbs/report/page.ipynb #0ecf5070
-def _difference_row(pair, m, share, reach):
+def _difference_row(pair, m, share, reach, paired):
     "Return a row of the table of differences, on an axis from -`reach` to `reach`."
     text, interval = (t.replace('-', '−') for t in show_difference(m, share))
     return dict(pair=_words(pair.replace('-', ' − ')), cls=_style(pair.split('-')[0]), text=text, interval=interval,
-                why=why_not(m), reading=reading(m), unpaired='references' in pair,
+                why=why_not(m), reading=reading(m), unpaired=not paired or 'references' in pair,
                 axis=dict(zero=.5, chance=None), **_bar(m, -reach, reach))
 
 def _differences(metrics):
@@ -94,7 +94,8 @@ def _differences(metrics):
         ends = [abs(m[e]) for m in pairs.values() for e in ('low', 'high') if m[e] is not None]
         reach = math.ceil(10*max([.1, *ends]))/10
         ordered = sorted(pairs.items(), key=lambda p: not p[0].startswith(f'{main}-'))
-        out.append(dict(label=label, rows=[_difference_row(pair, m, share, reach) for pair, m in ordered]))
+        paired = name != 'spurious_rate_valid' # each arm has valid images of its own
+        out.append(dict(label=label, rows=[_difference_row(pair, m, share, reach, paired) for pair, m in ordered]))
     return out
 
 # %% ../../nbs/report/page.ipynb #350b1bfb
@@ -129,9 +130,9 @@ def _notes(metrics):
     def interval(m): return f' Interval: {made[m].rstrip(".")}.' if made.get(m) else ''
     notes = [(about.label, about.meaning + interval(m)) for m, about in MEASURES.items() if m in found]
     for kind, m in (metrics.get('meters') or {}).items():
-        recall, wrong = show(m['recall'])[0], show(m['false_positives'])[0]
-        notes.append((f'Meter of the {kind}', 'On scenes that it was not calibrated on, it finds '
-                      f'{recall} of the {kind}s, and one in {wrong} of the scenes without any.'))
+        text, wrong = f'It finds {show(m["recall"])[0]} of the images with the {kind}', m['false_positives']
+        if wrong['value'] is not None: text += f', and wrongly finds one in {show(wrong)[0]} of those without'
+        notes.append((f'Meter of the {kind}', text + '.'))
     if (threshold := metrics.get('near_copy_threshold')) is not None:
         notes.append(('Near copy', 'An image whose cosine similarity to its nearest reference '
                       f'is above {threshold:.3f}.'))

@@ -101,6 +101,17 @@ def _encoder(settings):
         raise UserError(f'encoder {settings.encoder!r} knows {classes} classes; give one of ImageNet\'s thousand.')
     return f'{settings.encoder}, {features} features, {classes} classes, {found.size} px'
 
+def _space(name):
+    from spurnb.audit.similarity import load_space
+    if name != 'mini' and not name.startswith('madry:'): return _judge(name)
+    load_space(name)
+    return name
+
+def _lpips(net):
+    from spurnb.audit.similarity import load_lpips
+    load_lpips(net)
+    return net
+
 def _judge(name):
     from spurnb.audit.zoo import judge_config
     try: classes, repo = judge_config(name)
@@ -159,14 +170,17 @@ def _photo_checks(s): # names and functions of a run of photographs
     if s.prior_images: yield 'prior images', partial(_folder, s.prior_images)
     if s.other_images: yield 'other images', partial(_folder, s.other_images)
     if s.sfsl.decoder == 'tiny': yield 'tiny decoder', partial(_repository, s.sfsl.tiny)
-    if s.audit.detector: yield 'detector', partial(_repository, s.audit.detector.partition(':')[2])
     for name in dict.fromkeys((*s.references.selectors, *s.audit.judges)): yield f'judge {name}', partial(_judge, name)
-    if s.audit.space: yield f'space {s.audit.space}', partial(_judge, s.audit.space)
 
 def _mini_checks(s): # likewise of a run in the embedded world
     from spurnb.data import mini_judges
     yield 'embedded weights', _embedded
     for name in s.audit.judges or mini_judges(): yield f'judge {name}', partial(_judge, name)
+
+def _audit_checks(a): # likewise of an audit, beside its judges
+    if a.detector: yield 'detector', partial(_repository, a.detector.partition(':')[2])
+    if a.space: yield f'space {a.space}', partial(_space, a.space)
+    if a.lpips: yield f'LPIPS {a.lpips}', partial(_lpips, a.lpips)
 
 # %% ../../nbs/run/doctor.ipynb #d0c72017
 def checks(
@@ -177,7 +191,7 @@ def checks(
     first = [('device', partial(_device, s)), *([] if s.mini else [('hub', _hub)]),
              ('generator', partial(_generator, s)), ('encoder', partial(_encoder, s))]
     room = [('memory', partial(_memory, s)), ('RAM', partial(_ram, s))]
-    return [*first, *(_mini_checks(s) if s.mini else _photo_checks(s)), *room]
+    return [*first, *(_mini_checks(s) if s.mini else _photo_checks(s)), *_audit_checks(s.audit), *room]
 
 def diagnose(
     settings, # `RunSettings`

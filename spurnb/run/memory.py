@@ -246,7 +246,7 @@ def device_speed(
         n += 1
     return n*2*side**3/(time.perf_counter() - began)
 
-def run_speed(device, dtype): # of training and of generation, for `needs_text`
+def run_speed(device, dtype): # of training and of generation, for `expected_time`
     "Measure `device_speed` with small matrices, and on a GPU also with large ones."
     large = device_speed(device, dtype, side=4096) if str(device).startswith('cuda') else None
     return device_speed(device, dtype), large

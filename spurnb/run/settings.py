@@ -98,6 +98,9 @@ class RunSettings:
             raise UserError(f'the guided arm needs alpha, and sfsl.features is {self.sfsl.features!r}; drop one.')
         if self.audit.detector and not self.validation_images:
             raise UserError(f'detector {self.audit.detector!r} is calibrated on the class; give validation_images.')
+        if self.audit.detector and self.references.held_out < 20:
+            raise UserError(f'detector {self.audit.detector!r} is calibrated on held-out references; '
+                            'give references.held_out 20 or more.')
         if both := set(self.references.selectors) & set(self.audit.judges):
             raise UserError(f'{min(both)!r} selects references and judges; take it out of selectors or judges.')
 

@@ -174,8 +174,8 @@ def _lost(self:Tasks, name):
     "Return the error of a task whose process has gone without a word."
     process = self._running[name][0]
     process.join()
-    return UserError(f'the process that worked on {name!r} was ended from outside (exit code {process.exitcode}), '
-                     'perhaps for want of memory; with OMP_NUM_THREADS=1 the same command needs one process only.')
+    return UserError(f'the process that worked on {name!r} was killed (exit code {process.exitcode}), perhaps '
+                     'because memory ran out; with OMP_NUM_THREADS=1 the same command needs one process only.')
 
 @patch
 def _show(self:Tasks, name, key, state):

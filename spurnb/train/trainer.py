@@ -94,7 +94,8 @@ def _check_images(images, factor):
     "Check that there are images, of one size, and of whole latents."
     for x, what in zip(images, ('references', 'prior images')):
         if x is None or x.ndim != 4 or not len(x):
-            raise UserError(f'there are no {what}; give at least one, or set num_class_images to 0 if you want none.')
+            none = ', or set num_class_images to 0 if you want none' if what == 'prior images' else ''
+            raise UserError(f'there are no {what}; give at least one{none}.')
         h, w = x.shape[2:]
         if h % factor or w % factor:
             raise UserError(f'{what} are {w} x {h} px; resize them to multiples of {factor}.')
@@ -278,7 +279,7 @@ def _compare_gradients(self:Trainer, loss, pred, b):
 @patch
 def step(self:Trainer,
     step:int, # number of the step, from 0
-    wait:bool=True, # for a card to finish? If not, numbers to log are tensors on it, where that is possible
+    wait:bool=True, # for a GPU to finish? If not, numbers to log are tensors on it, where that is possible
 )->dict: # name -> number, to log
     "Train on one step; stop, with the weights untouched, when its loss or gradient is not finite."
     began, s, wait = time.time(), self.settings, wait or self.waits
@@ -336,7 +337,7 @@ def waits(self:Trainer)->bool:
 
 @patch
 def _guard(self:Trainer, norm, step):
-    "Let the optimizer skip this update and all later ones, on the card, when the norm is not finite."
+    "Let the optimizer skip this update and all later ones, on the GPU, when the norm is not finite."
     bad = torch.where(torch.isfinite(norm), math.inf, float(step))
     self.first_bad = bad if self.first_bad is None else torch.minimum(self.first_bad, bad)
     self.optimizer.found_inf = torch.isfinite(self.first_bad).float()
