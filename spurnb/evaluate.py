@@ -16,8 +16,8 @@ from .audit.meters import validity
 from .audit.similarity import (closeness, directions, diversity, lpips_diversity, lpips_to, near_copies,
                                      unit_features, vendi)
 from .audit.stats import (consistency, fleiss_kappa, hits, holm, mcnemar, mean_interval, mean_rate, measure,
-                                next_judge_rate, paired_difference, score_intervals, weighted_bootstrap,
-                                why_no_kappa, wilson)
+                                next_judge_rate, paired_difference, score_intervals, share_measure,
+                                weighted_bootstrap, why_no_kappa, wilson)
 from .audit.zoo import load_judge
 from .core import UserError, process_state, reason, settings_hash, track
 from .data import image_hashes
@@ -122,8 +122,6 @@ def _score_measures(p, p_class): # (n, judges), (m, judges) or None
     mean, each = score_intervals(np.empty((0, judges)) if p_class is None else p_class, p)
     return [{k: measure(v, n, _NO_CLASS) for k, v in scores.items()} for scores in (mean, *each)]
 
-def _share(column): return measure(wilson(column.sum(), len(column)), len(column))
-
 def _image_measures(table):
     "Return the measures that need no judge."
     out, why = {}, 'there are no other images to compare with'
@@ -131,7 +129,7 @@ def _image_measures(table):
         if k in table: out[k] = measure(mean_interval(table[k].dropna()), table[k].notna().sum(), why)
     shares = dict(near_copies='near_copy')
     shares |= {k: k for k in ('object_absent', 'no_object', 'feature_present', 'context_present', 'valid')}
-    return out | {k: _share(table[column]) for k, column in shares.items() if column in table}
+    return out | {k: share_measure(table[column]) for k, column in shares.items() if column in table}
 
 # %% ../nbs/08_evaluate.ipynb #27ac32b2
 def judge_measures(
@@ -142,7 +140,7 @@ def judge_measures(
     out, n = {}, len(table)
     for (column, found), one in zip(table.filter(regex=r'^hit\.').items(), scores, strict=True):
         judge = column.removeprefix('hit.')
-        out[judge] = dict(spurious_rate=_share(found), p_target=measure(mean_interval(table[f'p.{judge}']), n))
+        out[judge] = dict(spurious_rate=share_measure(found), p_target=measure(mean_interval(table[f'p.{judge}']), n))
         if 'valid' in table:
             valid = wilson(found[table.valid].sum(), table.valid.sum())
             out[judge]['spurious_rate_valid'] = measure(valid, table.valid.sum(), _NONE_VALID)
@@ -346,7 +344,7 @@ def _counted(arms, said, p_class, target, hashes, presence, calibration, columns
 
 def _about(target, judges, known, encoder, **counts):
     "Return what the metrics are about."
-    accuracy = {j: dict(accuracy=_share(hits(l, target.index))) for j, l in known.items()}
+    accuracy = {j: dict(accuracy=share_measure(hits(l, target.index))) for j, l in known.items()}
     about = dict(name=target.name, index=target.index, feature=target.feature, prompted=target.prompted,
                  classes=len(target.classes))
     them = {j.name: dict(weights=j.weights[:12], transform=j.transform_hash) | accuracy.get(j.name, {}) for j in judges}

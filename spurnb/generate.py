@@ -7,7 +7,7 @@ __all__ = ['ARMS', 'COLUMNS', 'arm_prompts', 'image_seed', 'image_settings', 'se
            'read_manifest', 'manifest_images', 'load_generator']
 
 # %% ../nbs/07_generate.ipynb #39b2179c
-import csv, math, os
+import csv, math
 from pathlib import Path
 
 import pandas as pd
@@ -281,9 +281,7 @@ def load_generator(
     dtype:str='float32', # float32, bfloat16, or float16 on a GPU
 ): # a diffusers pipeline
     "Load a pipeline with its LoRA weights and sampler; each of several processes gets its own device."
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
-        from accelerate import PartialState
-        device = str(PartialState(cpu=device == 'cpu').device)
+    if state := process_state(device): device = str(state.device)
     pipe = load_pipeline(model, device, dtype)
     if lora: load_lora(pipe, lora)
     return use_sampler(pipe, sampler) if sampler else pipe

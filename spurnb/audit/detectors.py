@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from .judges import middle_of, probe_images, weights_hash
-from .stats import NOTHING, measure, wilson
+from .stats import NOTHING, measure, share_measure
 from ..core import UserError, get_device, pick, read_json, settings_hash, sha256, to_pil, write_json
 from ..data import image_hashes
 from ..photos.downloads import hub_trouble
@@ -130,7 +130,6 @@ class PhotoMeters:
 def _calibrated(shown, absent, find): # scores where the thing is, and where it is not (None: unknown)
     p = shown.to_numpy()
     threshold = float(np.quantile(p[::2], 1-find, method='lower'))
-    def share(p): return measure(wilson((p >= threshold).sum(), len(p)), len(p))
     if absent is None: wrong = measure(NOTHING, 0, 'there are no images that are known to be without it')
-    else: wrong = share(absent.to_numpy())
-    return dict(threshold=threshold, recall=share(p[1::2]), false_positives=wrong)
+    else: wrong = share_measure(absent.to_numpy() >= threshold)
+    return dict(threshold=threshold, recall=share_measure(p[1::2] >= threshold), false_positives=wrong)

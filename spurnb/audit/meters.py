@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from .stats import measure, wilson
+from .stats import share_measure
 from ..core import UserError, get_device, read_json, settings_hash, to_tensor, write_json
 from ..data import mini_file
 from ..encoders import Encoder, read_tensors, resnet_from
@@ -102,10 +102,9 @@ def calibrate(self:Meters,
     chosen, found = {}, {}
     for name, (shown, _) in _probabilities(self, target, n, seed, clear=True).items():
         chosen[name] = min(.5, float(np.quantile(shown, .01, method='lower')))
-    def share(p, threshold): return measure(wilson((p >= threshold).sum(), len(p)), len(p))
     for name, (shown, absent) in _probabilities(self, target, n, seed+1).items():
         t = chosen[name]
-        found[name] = dict(threshold=t, recall=share(shown, t), false_positives=share(absent, t))
+        found[name] = dict(threshold=t, recall=share_measure(shown >= t), false_positives=share_measure(absent >= t))
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(kept, found)

@@ -116,10 +116,8 @@ def _with_head(judge, head, name, make):
     return judge.with_model(name, model)
 
 def _check_fix(pca, components, layer, before):
-    known = pca.components.shape[1]
+    pca.known(components)
     classes = layer.out_features if pca.encoder is None else len(pca.encoder.weight)
-    if bad := [l for l in components if not 0 <= l < known]:
-        raise UserError(f'there is no component {bad[0]}; there are {known}, counted from 0.')
     if classes != layer.out_features:
         raise UserError(f'the robust network has {classes} classes and the classifier {layer.out_features}; '
                         'SpuFix needs the same classes in the same order.')

@@ -6,7 +6,7 @@
 __all__ = ['Z', 'NOTHING', 'FEWEST', 'hits', 'spurious_rate', 'wilson', 'effective_n', 'mean_rate', 'next_judge_rate',
            't_interval', 'bootstrap', 'grouped_rate', 'weighted_bootstrap', 'mean_interval', 'fleiss_kappa',
            'why_no_kappa', 'consistency', 'ap_auc', 'spurious_score', 'score_intervals', 'paired_difference', 'mcnemar',
-           'holm', 'measure']
+           'holm', 'measure', 'share_measure']
 
 # %% ../../nbs/audit/stats.ipynb #4052cc5b
 import math
@@ -394,3 +394,10 @@ def measure(
     elif low is None: why = 'there are too few values for an interval'
     else: why = ''
     return dict(value=value, low=low, high=high, n=int(n)) | (dict(why=why) if why else {})
+
+def share_measure(
+    found, # bool (n,)
+)->dict: # as from `measure`
+    "Return a share with Wilson's interval."
+    found = np.asarray(found)
+    return measure(wilson(int(found.sum()), len(found)), len(found))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..audit.stats import share_measure
 from ..core import UserError, atomic, sha256, to_tensor, track, write_json
 from .fit import WORLD_JUDGES, attack, batch
 from ..world.scenes import (CLASSES, CONTEXT_NAMES, CONTEXTS, TRIMS, OBJECT_NAMES, TARGETS, VARIANTS, caption,
@@ -58,12 +59,6 @@ def assemble(
     save_models(out, models)
 
 # %% ../../nbs/lab/checks.ipynb #a5b8daa4
-def _share(hits): # -> {value, low, high, n}
-    "Return a share with its Wilson interval, as the record holds it."
-    from spurnb.audit.stats import measure, wilson
-    hits = np.asarray(hits)
-    return measure(wilson(int(hits.sum()), len(hits)), len(hits))
-
 def reconstruct(
     vae, # an `AutoencoderKL`
     x, # images (n, 3, h, w) in [0,1]
@@ -105,7 +100,7 @@ def pgd_share(
     torch.manual_seed(seed)
     pairs = zip(x.split(50), y.split(50))
     found = torch.cat([attack(logits, a, b, steps=20, start=torch.randn_like(a)) for a, b in pairs])
-    return _share(_answers(logits, found) == y)
+    return share_measure(_answers(logits, found) == y)
 
 def objectless(
     target, # one of `TARGETS`
@@ -138,10 +133,10 @@ def check_classifiers(
     y = torch.tensor([CLASSES.index(s.obj) for s in scenes])
     empty = {t: objectless(t, asked, seed) for t in TARGETS}
     def checked(logits, attacked):
-        found = dict(accuracy=_share(_answers(logits, x) == y),
+        found = dict(accuracy=share_measure(_answers(logits, x) == y),
                      pgd20=pgd_share(logits, x[:attacked], y[:attacked], seed))
         for kind in empty[TARGETS[0]]:
-            found[kind] = {t: _share(_answers(logits, e[kind]) == CLASSES.index(t)) for t, e in empty.items()}
+            found[kind] = {t: share_measure(_answers(logits, e[kind]) == CLASSES.index(t)) for t, e in empty.items()}
         return found
     return dict(encoder=checked(encoder.logits, attacked),
                 judges={j.name: checked(judge_logits(j), max(1, attacked//3)) for j in judges})
@@ -160,7 +155,7 @@ def check_meters(
                  context=[CONTEXT_NAMES.index(s.feature) for s in scenes])
     for end, shown in (('', [replace(s, far=False, faint=False) for s in scenes]), ('_all', scenes)):
         x = batch(draw_scenes(shown), np.arange(n))
-        found |= {k + end: _share(_answers(m, x) == torch.tensor(truth[k])) for k, m in meters.items()}
+        found |= {k + end: share_measure(_answers(m, x) == torch.tensor(truth[k])) for k, m in meters.items()}
     return found
 
 # %% ../../nbs/lab/checks.ipynb #933a29dc
@@ -190,15 +185,15 @@ def check_generator(
         with torch.no_grad(): return meters[meter](made(prompt, n)).argmax(1)
     found = dict(objects={}, variants={}, bare={}, prompted={})
     for t in track(TARGETS, 'generated objects'):
-        found['objects'][t] = _share(seen(caption(t), n_class, 'object') == OBJECT_NAMES.index(t))
+        found['objects'][t] = share_measure(seen(caption(t), n_class, 'object') == OBJECT_NAMES.index(t))
     for c, v in track([(c, v) for c in CONTEXTS for v in VARIANTS[c]], 'generated variants'):
         answers = seen(caption(context=c, variant=v), n_variant, 'context').tolist()
-        found['variants'][f'{v} {c}'] = _share([CONTEXT_NAMES[a][:2] == (c, v) for a in answers])
+        found['variants'][f'{v} {c}'] = share_measure([CONTEXT_NAMES[a][:2] == (c, v) for a in answers])
     for c in track(CONTEXTS, 'generated bare contexts'):
-        found['bare'][c] = _share(seen(caption(context=c), n_context, 'object') != 0)
+        found['bare'][c] = share_measure(seen(caption(context=c), n_context, 'object') != 0)
     for t in track(TARGETS if judges else (), 'generated for the judges'):
         images = made(caption(context=mini_target(t).prompted), n_prompted)
-        found['prompted'][t] = {j.name: _share(j.logits(images).argmax(1) == CLASSES.index(t)) for j in judges}
+        found['prompted'][t] = {j.name: share_measure(j.logits(images).argmax(1) == CLASSES.index(t)) for j in judges}
     return found
 
 # %% ../../nbs/lab/checks.ipynb #ebd9c453
