@@ -431,7 +431,7 @@ def asked(monkeypatch, tmp_path, **options):
 
     monkeypatch.setattr(module, 'finetune', catch)
     monkeypatch.setattr(module, 'load_pipeline', load)
-    monkeypatch.setattr(module, 'prior_images', lambda pipe, *told: tuple(map(str, told)))
+    monkeypatch.setattr(module, 'prior_images', lambda pipe, *told, **how: tuple(map(str, told)))
     monkeypatch.setattr(module, '_sfsl', similarity_loss)
     monkeypatch.setattr(module, 'push_result', lambda *told: found.update(push_to_hub=told))
     monkeypatch.setattr('spurnb.data.folder_images', lambda folder, size: ((str(folder), size), ['a.png']))

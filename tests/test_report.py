@@ -370,6 +370,8 @@ def test_an_image_has_an_address(page):
     "The address of an open image opens it again; without a script it is an anchor."
     with opened(page) as tab:
         tab.locator('#rows button').first.click()
+        tab.locator('#detail').wait_for(state='visible')
+        tab.wait_for_function('document.getElementById(location.hash.slice(1))?.tagName === "IMG"')
         address = tab.evaluate('location.hash')
         title = tab.inner_text('#detail-title')
         assert tab.locator(f'img[id="{address[1:]}"]').count() == 1
