@@ -371,7 +371,8 @@ def has_ended(
     "Return whether a run of these very settings has ended."
     config, metrics = (settings.folder/f for f in ('config.json', 'metrics.json'))
     if not (config.exists() and metrics.exists()): return False
-    return settings_hash(read_json(config).get('settings')) == settings_hash(recorded(settings))
+    old = read_json(config)
+    return isinstance(old, dict) and settings_hash(old.get('settings')) == settings_hash(recorded(settings))
 
 def run_all(
     settings, # `RunSettings`, except target, seed and folder

@@ -433,6 +433,6 @@ def test_a_meter_s_note_says_what_is_known():
     meters = dict(object=dict(recall=share, false_positives=share | dict(value=.03)),
                   feature=dict(recall=share, false_positives=share | dict(value=None, why='not defined')))
     notes = dict(_notes(dict(arms={}, meters=meters)))
-    said = 'It finds 95% of the images with the object, and wrongly finds one in 3% of those without.'
+    said = 'It says yes to 95% of the images with the object and to 3% of those without.'
     assert notes['Meter of the object'] == said
-    assert notes['Meter of the feature'] == 'It finds 95% of the images with the feature.'
+    assert notes['Meter of the feature'] == 'It says yes to 95% of the images with the feature.'

@@ -130,8 +130,8 @@ def _notes(metrics):
     def interval(m): return f' Interval: {made[m].rstrip(".")}.' if made.get(m) else ''
     notes = [(about.label, about.meaning + interval(m)) for m, about in MEASURES.items() if m in found]
     for kind, m in (metrics.get('meters') or {}).items():
-        text, wrong = f'It finds {show(m["recall"])[0]} of the images with the {kind}', m['false_positives']
-        if wrong['value'] is not None: text += f', and wrongly finds one in {show(wrong)[0]} of those without'
+        text, wrong = f'It says yes to {show(m["recall"])[0]} of the images with the {kind}', m['false_positives']
+        if wrong['value'] is not None: text += f' and to {show(wrong)[0]} of those without'
         notes.append((f'Meter of the {kind}', text + '.'))
     if (threshold := metrics.get('near_copy_threshold')) is not None:
         notes.append(('Near copy', 'An image whose cosine similarity to its nearest reference '
