@@ -45,8 +45,8 @@ class Job:
 # %% ../../nbs/lab/study.ipynb #0d723aab
 PARTS = dict(
     baseline='learning rate and steps, chosen for plain DreamBooth on the development classes',
-    loss='weight, timesteps, features and distance of the similarity loss, chosen on the development classes',
     baseline_again='the two best settings of plain DreamBooth, with two more seeds of the development classes',
+    loss='weight, timesteps, features and distance of the similarity loss, chosen on the development classes',
     loss_again='the two best settings of the similarity loss, with two more seeds of the development classes',
     fast='cheaper ways to pixels for the similarity loss, on the development classes',
     claim='all trained and prompted arms on the held-out classes, with fresh seeds, and what their images are good for',
@@ -60,8 +60,7 @@ STRENGTHS = (.5, .75, 1.15) # factors on the shares of the usual contexts; the p
 
 # %% ../../nbs/lab/study.ipynb #6909b1a9
 def _steps(n, **more): return dict(train=dict(max_train_steps=n, keep_state=True, **more))
-def _loss(weight=1., **sfsl): # at the rate that was DreamBooth's best with the first seed
-    return dict(train=dict(sfsl_weight=weight, learning_rate=1e-4), sfsl=sfsl)
+def _loss(weight=1., **sfsl): return dict(train=dict(sfsl_weight=weight), sfsl=sfsl)
 def _push(weight=1., **sfsl):
     return _loss(weight, **dict(dict(features='alpha', distance='push', reference='strongest'), **sfsl))
 def _references(n): return dict(references=dict(n=n))
@@ -85,8 +84,8 @@ def _again(points): return {n: p for n, p in points.items() if n in AGAIN}
 def _all_jobs(seeds):
     fresh, dreambooth = range(1, seeds + 1), ('dreambooth',)
     jobs = _each('baseline', DEVELOPMENT, BASELINE, dreambooth, (100,))
-    jobs += _each('loss', DEVELOPMENT, LOSS, ('sfsl',), (100,))
     jobs += _each('baseline_again', DEVELOPMENT, _again(BASELINE), dreambooth, (101, 102))
+    jobs += _each('loss', DEVELOPMENT, LOSS, ('sfsl',), (100,))
     jobs += _each('loss_again', DEVELOPMENT, _again(LOSS), ('sfsl',), (101, 102))
     jobs += _each('fast', DEVELOPMENT, FAST, ('sfsl',), (100,))
     jobs += _each('claim', HELD_OUT, dict(default={}), None, fresh)
