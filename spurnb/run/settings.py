@@ -153,7 +153,7 @@ SD15 = change(RunSettings(), dict(
     train=dict(max_train_steps=800, train_batch_size=1, prior_batch_size=1, num_class_images=200,
                checkpointing_steps=200, checkpoints_total_limit=1, # a state of all weights has 12 GB
                learning_rate=2e-6, text_encoder_lr=2e-6, mixed_precision='bf16'),
-    sfsl=dict(evidence='chosen', reference='image', decoder='checkpointed', gate=.1, sample=.3,
+    sfsl=dict(evidence='chosen', reference='image', weight='signal', decoder='checkpointed', gate=.1, sample=.3,
               tiny='madebyollin/taesd'),
     generate=dict(batch_size=8, num_inference_steps=50, guidance_scale=7.5),
     audit=dict(judges=IMAGENET_JUDGES)))

@@ -46,11 +46,11 @@ class TrainSettings:
     "The choices of a training: its length, batches, learning rates and precision."
     instance_prompt:str = '' # prompt of the references, with a new word; empty: a photo of a sks <feature>
     class_prompt:str = '' # the same without the new word; empty: a photo of a <feature>
-    max_train_steps:int = 200 # optimizer steps
+    max_train_steps:int = 100 # optimizer steps
     train_batch_size:int = 4 # references in a step
     prior_batch_size:int = 4 # prior images in a step
     num_class_images:int = 64 # prior images to generate; 0 trains without prior preservation
-    learning_rate:float = 5e-5 # of the UNet; 0 freezes it
+    learning_rate:float = 2e-4 # of the UNet; 0 freezes it
     text_encoder_lr:float = 1e-3 # learning rate of the text encoders; 0 freezes them
     train_text_encoder:bool = True # train the text encoders too
     prior_loss_weight:float = 1. # weight of the loss on prior images
@@ -147,7 +147,7 @@ class SFSLSettings:
     distance:Literal['push', 'cosine', 'l2'] = 'push' # push with alpha, cosine with psi or phi, l2 with all
     reference:Literal['image', 'mean', 'nearest', 'strongest'] = 'strongest' # compare with the image itself or these
     evidence:Literal['rest', 'chosen'] = 'rest' # with alpha: of all components but the object's, or of the chosen alone
-    weight:Literal['signal', 'uniform'] = 'signal' # weight of a timestep: its share of signal, or the same for all
+    weight:Literal['signal', 'uniform'] = 'uniform' # weight of a timestep: its share of signal, or the same for all
     decoder:Literal['exact', 'checkpointed', 'tiny'] = 'exact' # checkpointed: less memory; tiny: an AutoencoderTiny
     gate:float = 0. # decode only images with at least this share of signal
     sample:float = 1. # decode each of them with this probability
