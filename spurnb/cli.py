@@ -168,7 +168,7 @@ def spurnb_doctor(
 @dataclass
 class Finetune:
     "Fine-tune a Stable Diffusion on references of a spurious feature. Run it again to resume."
-    target:str = 'tench' # class of the embedded world whose feature is learned
+    target:str = 'hard disc' # class of the embedded world whose feature is learned
     references:str = '' # folder of your own reference images, perhaps with masks/ in it
     prior:str = '' # folder of your own prior images; empty: the untuned model generates them
     model:str = 'mini' # model to fine-tune: mini, a diffusers folder, or a hub name
@@ -263,7 +263,7 @@ def spurnb_generate(
 class Audit:
     "How often do classifiers see a class in images that do not show it? A table, a report, and an exit code."
     images:Annotated[Positional[str], arg(metavar='FOLDER')] = '' # images that do not show the class
-    target:str = 'tench' # class of the embedded world, ImageNet (name, number, WordNet id) or the classifiers
+    target:str = 'hard disc' # class of the embedded world, ImageNet (name, number, WordNet id) or the classifiers
     feature:str = '' # what the images show, in words, for the report
     positives:str = '' # folder of images of the class, for average precision, AUC and accuracy
     references:str = '' # folder of images of the feature, to compare with
@@ -351,7 +351,7 @@ class WorldTrain:
     "Train the embedded world's models from nothing. Run it again to resume."
     out:str = 'world' # folder of the world
     seed:int = 0 # of everything random
-    steps:int = 11000 # of the generator, in batches of 32
+    steps:int = 16000 # of the generator, in batches of 32
     base:str = '' # finished world to continue from; its generator is trained further
     only:Literal['', 'vae', 'encoder', 'judges', 'meters', 'tiny', 'generator'] = '' # train just this part
 

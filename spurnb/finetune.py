@@ -212,7 +212,7 @@ class Finetuned:
 
 # %% ../nbs/06_finetune.ipynb #e17target
 def finetune_target(
-    target:str='tench', # class of the embedded world whose spurious feature is learned
+    target:str='hard disc', # class of the embedded world whose spurious feature is learned
     references:str='', # folder of your own reference images, perhaps with masks/ in it
     prior:str='', # folder of your own prior images; empty: the untuned model generates them
     model:str='mini', # model to fine-tune: mini, a diffusers folder, or owner/name on the hub

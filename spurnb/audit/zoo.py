@@ -456,7 +456,7 @@ def judge_speed(
 
 # %% ../../nbs/audit/zoo.ipynb #9e999f31
 def spurious_probe(
-    target:str='tench', # the class, as for `class_target`
+    target:str='hard disc', # the class, as for `class_target`
     device:str|None='cpu', # as for `get_device`
     names=(), # judges, as for `load_judge`; empty: the embedded world's
 ): # function: images (n, 3, h, w) in [0,1] -> dict(spurious_rate, and a rate for each judge by its name)

@@ -25,7 +25,7 @@ class WorldSettings:
     scenes:int = 40_000         # drawn for VAE and generator (and as many for classifiers and meters)
     vae_steps:int = 3000        # batches of 32 crops of 32 x 32 px
     tiny_steps:int = 1200       # batches of 16, distilled from the VAE
-    generator_steps:int = 11000 # batches of 32
+    generator_steps:int = 16000 # batches of 32
     encoder_steps:int = 800     # batches of 64, adversarial
     judge_steps:int = 800       # batches of 64; twice as many for those in `SLOW`
     meter_steps:int = 1800      # batches of 64

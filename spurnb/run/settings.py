@@ -56,7 +56,7 @@ EXTRA_ARMS = ('guided',) # arms that are generated on request
 @dataclass(frozen=True)
 class RunSettings:
     "Every choice of a run."
-    target:str = 'tench' # class to audit; with spurnb_run also all, for the six targets of the embedded world
+    target:str = 'hard disc' # class to audit; with spurnb_run also all, for the six targets of the embedded world
     seed:int = 0 # of references, training and generation
     device:str = '' # cuda, mps or cpu; empty: the best available
     out:str = '' # folder of the run; empty: runs/<target>-<seed>
