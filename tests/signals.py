@@ -12,7 +12,7 @@ def interrupted(process):
     for _ in range(5):
         process.send_signal(signal.SIGINT)
         try:
-            return process.communicate(timeout=60)[1]
+            return process.communicate(timeout=20)[1]
         except subprocess.TimeoutExpired:
             pass
     process.kill()

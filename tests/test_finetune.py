@@ -453,7 +453,7 @@ OWN = dict(model='folder', references='photos', pca='pca.safetensors', component
         ('train', dict(sfsl_weight=0.0), {'sfsl_weight', 'sfsl'}),
         ('train', dict(num_class_images=0), {'num_class_images', 'prior'}),
         ('train', dict(class_prompt='a photo of an eye'), {'class_prompt', 'prior'}),
-        ('train', dict(learning_rate=2e-4), {'learning_rate'}),
+        ('train', dict(learning_rate=1e-4), {'learning_rate'}),
         ('sfsl', dict(decoder='checkpointed', gate=0.1), {'sfsl'}),
         ('license', 'CC BY 4.0', {'license'}),
         ('push_to_hub', 'me/boat', {'push_to_hub'}),
