@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BARS', 'save_models', 'assemble', 'reconstruct', 'check_vae', 'judge_logits', 'pgd_share', 'objectless',
-           'check_classifiers', 'check_meters', 'check_generator', 'bars', 'file_hashes', 'damaged_files',
-           'measure_world']
+           'check_classifiers', 'check_meters', 'check_generator', 'check_spufix', 'bars', 'file_hashes',
+           'damaged_files', 'measure_world']
 
 # %% ../../nbs/lab/checks.ipynb #b917d384
 import os
@@ -196,11 +196,42 @@ def check_generator(
         found['prompted'][t] = {j.name: share_measure(j.logits(images).argmax(1) == CLASSES.index(t)) for j in judges}
     return found
 
+# %% ../../nbs/lab/checks.ipynb #7d22d6c2
+def check_spufix(
+    judges, # list of `Judge`
+    encoder, # an `Encoder`
+    scenes=1800, # of the album, to fit components and corrections
+    n=600, # ordinary scenes
+    asked=96, # scenes of each feature alone
+    seed=3, # of the references
+): # -> dict target -> judge -> {fell, cost}
+    "Return by how much SpuFix with the rule's components lowers each judge's spurious rate, and its accuracy."
+    import torch
+    from spurnb.audit.mitigate import spufix
+    from spurnb.data import mini_null_images, mini_references
+    from spurnb.features import NeuralPCA, choose_components
+    album, fresh = (to_tensor(draw_scenes(classifier_scenes(m, s))) for m, s in ((scenes, 500), (n, 501)))
+    labels, truth = (torch.arange(m) % len(CLASSES) for m in (scenes, n)) # the classes alternate
+    found = {t: {} for t in TARGETS}
+    for target in TARGETS:
+        k, refs = CLASSES.index(target), mini_references(target, n=8, held_out=asked, seed=seed)
+        of_class = album[labels == k]
+        pca = NeuralPCA.fit(encoder, of_class, target=k)
+        choice = choose_components(pca, refs.images, of_class, mini_null_images(target, 100))
+        def shares(judge): # spurious rate, accuracy
+            pairs = ((refs.held_out, k), (fresh, truth))
+            return [(_answers(judge.logits, x) == y).float().mean().item() for x, y in pairs]
+        for j in judges:
+            before, after = map(shares, (j, spufix(j, (pca, of_class, choice['chosen'], choice['object']))))
+            fell, cost = (round(a - b, 4) for a, b in zip(before, after))
+            found[target][j.name] = dict(fell=fell, cost=cost)
+    return found
+
 # %% ../../nbs/lab/checks.ipynb #ebd9c453
 BARS = dict(psnr_db=(32., inf), objects=(.95, inf), variants=(.90, inf), bare=(0., .01), prompted=(0., .10),
             meters=(.99, inf), accuracy=(.65, .95), pgd20=(.45, inf), robustness=(1.5, inf),
             references=(.35, .85), middle=(4, inf), graded=(.2, inf), background=(0., .05), other_context=(0., .10),
-            parts=(4, inf), rule=(4, inf)) # name -> lowest and highest value
+            parts=(4, inf), rule=(4, inf), spufix=(4, inf)) # name -> lowest and highest value
 
 def _values(shares): return [m['value'] for m in shares.values()]
 
@@ -225,6 +256,9 @@ def _component_values(rows): # -> dict bar -> values
         if r['context'] and r['object']: hits[r['target']] = hits.get(r['target'], 0) + r['pure']
     return dict(parts=[len(hits)], rule=[sum(n >= 25 for n in hits.values())])
 
+def _repaired(found): # judges of each class whose rate falls by 15 points for at most one of accuracy
+    return [sum(m['fell'] >= .15 and m['cost'] <= .01 for m in judges.values()) for judges in found.values()]
+
 def _generator_values(generator, judges): # -> dict bar -> values
     "Return what the bars on generated images are about."
     found = {kind: _values(generator[kind]) for kind in ('objects', 'variants', 'bare')}
@@ -240,6 +274,7 @@ def bars(
                   meters=[found['meters'][k]['value'] for k in ('object', 'context')])
     values |= _classifier_values(found['encoder'], found['judges'])
     values |= _component_values(found['component_rule']['rows'])
+    if 'spufix' in found: values['spufix'] = _repaired(found['spufix'])
     if 'generator' in found: values |= _generator_values(found['generator'], found['judges'])
     result = {}
     for bar, (low, high) in BARS.items():
@@ -280,6 +315,7 @@ def _measured(generator):
     found = dict(vae=check_vae(pipe), meters=check_meters(meters.logits))
     found |= check_classifiers(judges, encoder)
     rule = rule_record(encoder, seeds=range(30))
+    found['spufix'] = check_spufix(judges, encoder)
     found['component_rule'] = dict(found=sum(r['found'] for r in rule), of=len(rule), rows=rule)
     if generator: found['generator'] = check_generator(pipe, meters.logits, judges)
     return found
