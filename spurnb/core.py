@@ -10,7 +10,7 @@ __all__ = ['MARK', 'log', 'progress_bar', 'generator', 'settings_hash', 'unliste
            'live_image']
 
 # %% ../nbs/00_core.ipynb #b6729d83
-import base64, codecs, contextlib, errno, functools, hashlib, importlib.util, json, logging, math
+import _thread, base64, codecs, contextlib, errno, functools, hashlib, importlib.util, json, logging, math
 import os, re, shutil, signal, sys, tempfile, threading, time, traceback, warnings
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
@@ -299,13 +299,21 @@ def _stoppable(pressed): # Ctrl-C, and a cluster's SIGTERM as well; `pressed` no
     def stop(number, frame):
         pressed.append(number)
         raise KeyboardInterrupt
+    later, show = [], sys.unraisablehook
+    def again(dropped): # Python drops what a destructor raises; a Ctrl-C that falls into one comes once more
+        if not isinstance(dropped.exc_value, KeyboardInterrupt): return show(dropped)
+        later.append(threading.Timer(.1, _thread.interrupt_main, pressed[-1:]))
+        later[-1].start()
     usual, before = (signal.SIG_DFL, signal.default_int_handler), {}
     if threading.current_thread() is threading.main_thread(): # no other may handle signals
         before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     before = {s: handler for s, handler in before.items() if handler in usual} # not where somebody ignores it
     for s in before: signal.signal(s, stop)
+    if before: sys.unraisablehook = again
     try: yield
     finally:
+        sys.unraisablehook = show
+        for timer in later: timer.cancel()
         for s, handler in before.items(): signal.signal(s, handler)
 
 def cli_errors(

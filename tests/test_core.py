@@ -396,6 +396,21 @@ def test_ctrl_c_that_a_library_turns_into_an_error(error, how, capsys):
     assert signal.getsignal(how) is before
 
 
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_a_destructor_is_not_lost(how, capsys):
+    "Python drops it and shows a traceback; here it comes once more."
+    class Slow:
+        def __del__(self): signal.raise_signal(how)
+    @core.cli_errors
+    def spurnb_demo():
+        Slow()
+        for _ in range(100): time.sleep(.05)
+    before = sys.unraisablehook
+    with pytest.raises(SystemExit) as stop: spurnb_demo()
+    assert stop.value.code == 130 and sys.unraisablehook is before
+    assert capsys.readouterr().err == 'spurnb_demo: stopped; finished work is kept, and the same command resumes it\n'
+
+
 @pytest.mark.parametrize('mine', [signal.SIG_IGN, lambda number, frame: None])
 def test_a_signal_that_is_already_handled_stays_so(mine):
     before, seen = signal.signal(signal.SIGINT, mine), []
