@@ -9,7 +9,7 @@ from spurnb.components.pictures import pure_components, rule_record
 from spurnb.core import UserError, to_tensor
 from spurnb.encoders import Encoder, small_resnet
 from spurnb.lab.checks import (
-    bars, check_classifiers, check_generator, damaged_files, judge_logits, objectless, pgd_share)
+    BARS, bars, check_classifiers, check_generator, damaged_files, judge_logits, objectless, pgd_share)
 from spurnb.lab.fit import new_judge
 from spurnb.world.scenes import CLASSES, CONTEXT_NAMES, OBJECT_NAMES, TARGETS, draw_scenes, independent_scenes
 
@@ -27,8 +27,10 @@ def record():
     "Return a record that meets every bar."
     rule = [dict(target=t, context=[1], object=[0], pure=draw > 2) for t in TARGETS for draw in range(30)]
     made = dict(objects=same(.96), variants=same(.95), bare=same(0.), prompted={t: dict(a=share(.5)) for t in TARGETS})
+    repaired = {t: {j: dict(fell=.15, cost=.01) for j in 'abcd'} for t in TARGETS}
     return dict(vae=dict(psnr_db=32.5), meters=dict(object=share(1.), context=share(.995)), encoder=classifier(.5, .6),
-                judges=dict(a=classifier(.4, .2), b=classifier(.7, .3)), component_rule=dict(rows=rule), generator=made)
+                judges=dict(a=classifier(.4, .2), b=classifier(.7, .3)), component_rule=dict(rows=rule), generator=made,
+                spufix=repaired)
 
 
 def lower_rates(r, value, targets):
@@ -49,6 +51,7 @@ BREAK = {
     'other_context': lambda r: [j['other_context'].update(koala=share(.2)) for j in r['judges'].values()],
     'parts': lambda r: [row.update(object=[]) for row in r['component_rule']['rows'] if row['target'] in TARGETS[:3]],
     'rule': lambda r: [row.update(pure=False) for row in r['component_rule']['rows'] if row['target'] in TARGETS[:3]],
+    'spufix': lambda r: r['spufix']['koala']['a'].update(cost=.011),
     'objects': lambda r: r['generator']['objects'].update(koala=share(.9)),
     'variants': lambda r: r['generator']['variants'].update(koala=share(.5)),
     'bare': lambda r: r['generator']['bare'].update(koala=share(.1)),
@@ -56,7 +59,7 @@ BREAK = {
 }
 
 
-def test_each_bar_has_a_case(): assert set(BREAK) == set(bars(record()))
+def test_each_bar_has_a_case(): assert set(BREAK) == set(bars(record())) == set(BARS)
 
 
 @pytest.mark.parametrize('bar', BREAK)
